@@ -1,0 +1,56 @@
+"""What solving a sub-problem returns: a bound, and what it is proven from."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+class Status(enum.Enum):
+    """How a solve ended. Every status but ``FALLBACK`` comes with the method's own certified bound."""
+
+    CLOSED_FORM = "closed_form"
+    CONVERGED = "converged"
+    ITERATION_LIMIT = "iteration_limit"
+    TIME_LIMIT = "time_limit"
+    STALLED = "stalled"
+    FALLBACK = "fallback"
+
+    @property
+    def advice(self) -> str:
+        """What the reader may do about it, or an empty string."""
+        return _ADVICE[self]
+
+
+_ADVICE = {
+    Status.CLOSED_FORM: "",
+    Status.CONVERGED: "",
+    Status.ITERATION_LIMIT: "raise --iterations for a tighter bound",
+    Status.TIME_LIMIT: "raise --time-limit for a tighter bound",
+    Status.STALLED: "the optimiser stopped before its tolerance; the bound is valid but may be loose",
+    Status.FALLBACK: "the solver gave no certificate; the product bound stands in its place",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certified upper bound on one sub-problem's l2 Lipschitz constant.
+
+    ``bound`` is rounded outward. ``multipliers`` holds one positive vector per activation layer of the
+    sector form, from which the bound was recomputed (empty for ``product``). ``gram`` is the output
+    shape matrix Q_out (K x K), where there is one: Δy Δyᵀ ⪯ gram for unit inputs. ``figures`` holds
+    other bounds on the same map (product, LipLT, ECLipsE-Fast, the solver's own value), for the report.
+    """
+
+    key: str
+    method: str
+    bound: float
+    status: Status
+    multipliers: tuple[np.ndarray, ...] = ()
+    gram: np.ndarray | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+    iterations: int = 0
+    seconds: float = 0.0
