@@ -99,6 +99,7 @@ class UnsupportedLayerError(ModelError):
     """A layer lipray cannot bound: (layer, why), the layer by its qualified name."""
 
     def describe(self) -> str:
+        """Name the layer and the reason."""
         return f"layer {self.args[0]!r} is not supported: {self.args[1]}"
 
 
@@ -134,6 +135,7 @@ class InfeasibleResourcesError(PlanError):
     hint = "Raise --partition-factor, lower --block-depth, or use --method product."
 
     def describe(self) -> str:
+        """Name the sub-problem and both figures."""
         label, needed, available = self.args
         return (
             f"sub-problem {label} needs {float(str(needed)) / 2**30:.2f} GiB of memory and the largest node "

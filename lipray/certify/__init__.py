@@ -1,0 +1,1 @@
+"""Sub-problem in, certificate out: one file per method."""

@@ -46,7 +46,7 @@ class Bound:
 
     @property
     def gap(self) -> float:
-        """upper / lower, at least 1; infinity where the lower bound is 0 and the upper is not."""
+        """Upper / lower, at least 1; infinity where the lower bound is 0 and the upper is not."""
         if self.upper == 0.0:
             return 1.0
         return self.upper / self.lower if self.lower > 0.0 else float("inf")

@@ -1,0 +1,1 @@
+"""From a torch module, checkpoint or ONNX file to the typed graph."""
