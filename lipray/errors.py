@@ -64,21 +64,21 @@ class UsageError(LiprayError):
     """An argument is wrong: (what, why)."""
 
     exit_code = 2
-    fields = ("argument", "why")
+    fields: ClassVar[tuple[str, ...]] = ("argument", "why")
 
 
 class ConfigError(LiprayError):
     """A configuration file is wrong: (file, why)."""
 
     exit_code = 3
-    fields = ("file", "why")
+    fields: ClassVar[tuple[str, ...]] = ("file", "why")
 
 
 class ModelError(LiprayError):
     """The model cannot be used: (model, why)."""
 
     exit_code = 4
-    fields = ("model", "why")
+    fields: ClassVar[tuple[str, ...]] = ("model", "why")
 
 
 class ModelNotFoundError(ModelError):
@@ -125,13 +125,13 @@ class PlanError(LiprayError):
     """The network cannot be partitioned as asked: (option, why)."""
 
     exit_code = 5
-    fields = ("option", "why")
+    fields: ClassVar[tuple[str, ...]] = ("option", "why")
 
 
 class InfeasibleResourcesError(PlanError):
     """A sub-problem needs more memory than any node has: (label, needed bytes, available bytes)."""
 
-    fields = ("label", "needed", "available")
+    fields: ClassVar[tuple[str, ...]] = ("label", "needed", "available")
     hint = "Raise --partition-factor, lower --block-depth, or use --method product."
 
     def describe(self) -> str:
@@ -147,18 +147,18 @@ class SolveError(LiprayError):
     """A sub-problem could not be certified, not even by its fallback: (label, why)."""
 
     exit_code = 6
-    fields = ("label", "why")
+    fields: ClassVar[tuple[str, ...]] = ("label", "why")
 
 
 class StoreError(LiprayError):
     """A run folder cannot be read or written: (path, why)."""
 
     exit_code = 7
-    fields = ("path", "why")
+    fields: ClassVar[tuple[str, ...]] = ("path", "why")
 
 
 class ClusterError(LiprayError):
     """Ray cannot be reached or failed: (address, why)."""
 
     exit_code = 8
-    fields = ("address", "why")
+    fields: ClassVar[tuple[str, ...]] = ("address", "why")
