@@ -31,7 +31,11 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Consecutive layers between two cuts: the sub-network, and its tiles (one tile: untiled)."""
+    """Consecutive layers between two cuts: the sub-network, and its tiles.
+
+    One tile: the block is solved whole. No tile: the block neither fits the memory allowed nor can be
+    tiled, and is left to the product bound.
+    """
 
     label: str
     network: Network

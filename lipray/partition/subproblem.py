@@ -37,5 +37,10 @@ class Subproblem:
 
     def key(self) -> str:
         """SHA-256 of the content: equal keys are the same problem, whatever the labels say."""
-        text = f"{self.network.content_hash()} {self.method} {sorted(asdict(self.settings).items())!r}"
-        return hashlib.sha256(text.encode()).hexdigest()
+        return subproblem_key(self.network.content_hash(), self.method, self.settings)
+
+
+def subproblem_key(content: str, method: str, settings: Settings) -> str:
+    """``Subproblem.key`` of a network whose content hash is already known."""
+    text = f"{content} {method} {sorted(asdict(settings).items())!r}"
+    return hashlib.sha256(text.encode()).hexdigest()

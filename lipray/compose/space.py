@@ -1,0 +1,63 @@
+"""Composition over space: one bound of a block from the bounds of the tiles of its output map."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+
+import numpy as np
+
+from lipray.compose.rounding import mul_up, sqrt_up, sum_up
+from lipray.partition.plan import Window
+
+
+def sum_bound(bounds: Sequence[float]) -> float:
+    """sqrt(sum_i L_i²), rounded upward, over all tiles (translates counted each time).
+
+    Proof: the tiles' outputs together are the block's output, each entry once, so that
+    ‖Δf‖² = Σ ‖Δf_i‖² ≤ Σ L_i² ‖Δx‖² (Sulehman and Mu, the family of equation 4).
+
+    Args:
+        bounds: L_i of every tile.
+    """
+    return _root([mul_up(bound, bound) for bound in bounds], bounds)
+
+
+def overlap_bound(bounds: Sequence[float], fields: Sequence[Window]) -> float:
+    """sqrt(max over input pixels of sum_{i: pixel in field(i)} L_i²), rounded upward.
+
+    Proof: tile i sees its receptive field only, and the tiles' outputs together are the block's output,
+    each entry once. With Δx_p the increments of all channels at pixel p,
+    ‖Δf‖² = Σ_i ‖Δf_i‖² ≤ Σ_i L_i² ‖Δx_field(i)‖² = Σ_p ‖Δx_p‖² Σ_{i: p in field(i)} L_i²
+    ≤ max_p (Σ_{i: p in field(i)} L_i²) ‖Δx‖².
+    It is never above ``sum_bound``. max_i L_i alone is not a bound where fields overlap.
+
+    The sum is constant on the cells between the fields' edges; it is accumulated there with every addition
+    rounded upward, so no subtraction can lose digits.
+
+    Args:
+        bounds: L_i of every tile.
+        fields: receptive field of every tile, half-open windows on the block's input map.
+    """
+    rank = len(fields[0])
+    edges = [sorted({edge for field in fields for edge in field[axis]}) for axis in range(rank)]
+    cover = np.zeros(tuple(max(len(axis) - 1, 1) for axis in edges))
+    for bound, field in zip(bounds, fields, strict=True):
+        square = mul_up(bound, bound)
+        if square == 0.0:
+            continue
+        cells = tuple(
+            slice(bisect.bisect_left(edges[axis], low), bisect.bisect_left(edges[axis], high))
+            for axis, (low, high) in enumerate(field)
+        )
+        before = cover[cells]
+        # Adding to an empty cell is exact; elsewhere step to the next double above the rounded sum.
+        with np.errstate(over="ignore"):
+            cover[cells] = np.where(before == 0.0, square, np.nextafter(before + square, np.inf))
+    peak = float(cover.max())
+    return min(_root([peak], bounds), sum_bound(bounds))
+
+
+def _root(squares: Sequence[float], bounds: Sequence[float]) -> float:
+    """sqrt(Σ squares) from above; a single tile needs no detour over its square."""
+    return bounds[0] if len(bounds) == 1 else sqrt_up(sum_up(squares))

@@ -1,0 +1,163 @@
+"""Cuts in depth: blocks of consecutive layers whose maps compose to the network's map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lipray.errors import PlanError
+from lipray.model.network import Activation, ChannelAffine, Input, MaxPool, Network, Node
+
+
+def cut_positions(network: Network) -> tuple[int, ...]:
+    """Nodes k after which the network may be cut, the last node included.
+
+    The cut after node k is allowed where one signal crosses it: every edge from a node <= k to a node
+    > k starts at node k. It is never inside a residual or a concatenated block.
+    """
+    last_use = list(range(len(network.nodes)))
+    for index, node in enumerate(network.nodes):
+        for source in node.inputs:
+            last_use[source] = max(last_use[source], index)
+    cuts: list[int] = []
+    reach = last_use[0]
+    for index in range(1, len(network.nodes)):
+        if reach <= index:
+            cuts.append(index)
+        reach = max(reach, last_use[index])
+    return tuple(cuts)
+
+
+def is_nonlinear(node: Node) -> bool:
+    """Whether the node counts as an activation layer: an activation or a maximum pool."""
+    return isinstance(node.op, Activation | MaxPool)
+
+
+def activation_layers(network: Network) -> int:
+    """Number of activation layers, maximum pools counted as one each."""
+    return sum(is_nonlinear(node) for node in network.nodes)
+
+
+def split_units(network: Network) -> tuple[int, ...]:
+    """Last node of every unit, the smallest block: layers up to and with one activation layer.
+
+    A residual or concatenated block is one unit, together with the activation that follows its join
+    (at most a channel-wise affine map between them). Linear layers after the last activation, and a
+    softmax, belong to the last unit.
+    """
+    cuts = cut_positions(network)
+    nodes = network.nodes
+    ends: list[int] = []
+    active = False
+    start = 0
+    position = 0
+    while position < len(cuts):
+        end = cuts[position]
+        segment = nodes[start + 1 : end + 1]
+        active = active or any(is_nonlinear(node) for node in segment)
+        if active:
+            if len(segment) > 1 and not is_nonlinear(nodes[end]):
+                position = _through_activation(network, cuts, position)
+            ends.append(cuts[position])
+            active = False
+        start = cuts[position]
+        position += 1
+    last = len(nodes) - 1
+    if ends:
+        ends[-1] = last if not any(is_nonlinear(node) for node in nodes[ends[-1] + 1 :]) else ends[-1]
+    else:
+        ends.append(last)
+    return tuple(ends)
+
+
+def _through_activation(network: Network, cuts: tuple[int, ...], position: int) -> int:
+    """Index in ``cuts`` of the activation that follows a join, or ``position`` where none does."""
+    for following in range(position + 1, len(cuts)):
+        if cuts[following] != cuts[following - 1] + 1:
+            return position
+        op = network.nodes[cuts[following]].op
+        if isinstance(op, Activation):
+            return following
+        if not isinstance(op, ChannelAffine):
+            return position
+    return position
+
+
+def sub_network(network: Network, first: int, last: int) -> Network:
+    """The map from the signal of node ``first`` to that of node ``last``, both cut positions (or 0).
+
+    The arrays are shared, not copied. The whole network is returned as it is.
+    """
+    if first == 0 and last == len(network.nodes) - 1:
+        return network
+    source = network.nodes[first]
+    head = Node(name=source.name, op=Input(), inputs=(), shape=source.shape)
+    body = tuple(
+        Node(name=node.name, op=node.op, inputs=tuple(i - first for i in node.inputs), shape=node.shape)
+        for node in network.nodes[first + 1 : last + 1]
+    )
+    return Network(nodes=(head, *body), weights=network.weights)
+
+
+def split_depth(
+    network: Network,
+    block_depth: int | None,
+    *,
+    fits: Callable[[Network], bool] | None = None,
+) -> tuple[Network, ...]:
+    """Cut the network into blocks of consecutive layers; their maps compose to the network's map.
+
+    Args:
+        network: the whole network.
+        block_depth: activation layers per block (a maximum pool counts as one). A unit with more, such
+            as a residual block, is a block of its own. ``None``: as few and as large blocks as fit.
+        fits: whether a block can be solved whole; only used where ``block_depth`` is ``None``. Blocks are
+            then grown from the output backwards, because the dense tail gains most from being solved with
+            the layers before it. A unit that does not fit alone is still returned as one block.
+
+    Returns:
+        The blocks in order, sharing the network's arrays.
+
+    Raises:
+        PlanError: ``block_depth`` is not positive.
+    """
+    if block_depth is not None and block_depth < 1:
+        raise PlanError(
+            "--block-depth",
+            f"{block_depth} is not a number of activation layers",
+            hint="Give 1 or more, or leave it out to let the planner choose.",
+        )
+    ends = split_units(network)
+    if block_depth is None:
+        if fits is None or fits(network):
+            return (network,)
+        groups = _group_backwards(network, ends, fits)
+    else:
+        groups = _group_forwards(network, ends, block_depth)
+    return tuple(sub_network(network, first, last) for first, last in groups)
+
+
+def _group_forwards(network: Network, ends: tuple[int, ...], block_depth: int) -> list[tuple[int, int]]:
+    groups: list[tuple[int, int]] = []
+    first, previous, count = 0, 0, 0
+    for end in ends:
+        layers = sum(is_nonlinear(node) for node in network.nodes[previous + 1 : end + 1])
+        if count and count + layers > block_depth:
+            groups.append((first, previous))
+            first, count = previous, 0
+        count += layers
+        previous = end
+    groups.append((first, previous))
+    return groups
+
+
+def _group_backwards(network: Network, ends: tuple[int, ...], fits: Callable[[Network], bool]) -> list[tuple[int, int]]:
+    starts = (0, *ends[:-1])
+    groups: list[tuple[int, int]] = []
+    unit = len(ends) - 1
+    while unit >= 0:
+        last = ends[unit]
+        while unit > 0 and fits(sub_network(network, starts[unit - 1], last)):
+            unit -= 1
+        groups.append((starts[unit], last))
+        unit -= 1
+    return groups[::-1]

@@ -1,0 +1,240 @@
+"""The planner: blocks in depth, tiles in space, within the memory a sub-problem may use."""
+
+from __future__ import annotations
+
+from lipray.errors import PlanError, UsageError
+from lipray.model.network import AdaptiveAvgPool, AvgPool, Concat, Conv, Dense, MaxPool, Network, Sum
+from lipray.partition.cost import estimate_cost, fits
+from lipray.partition.depth import split_depth, split_units, sub_network
+from lipray.partition.plan import Block, Plan, Tile
+from lipray.partition.space import CutTile, cut_tiles, is_tileable, tile_windows
+from lipray.partition.subproblem import METHODS, Settings
+
+_OPERATORS = (Conv, Dense, AvgPool, AdaptiveAvgPool, MaxPool, Sum, Concat)
+
+
+def plan_network(
+    network: Network,
+    *,
+    method: str = "ellipsoid",
+    settings: Settings,
+    partition_factor: int | None = None,
+    block_depth: int | None = None,
+) -> Plan:
+    """Cut a network into blocks and tiles, each a sub-problem within ``settings.memory`` (estimated).
+
+    Without a partition factor, blocks are solved whole where they fit, and otherwise tiled with the
+    fewest, largest tiles that do. With p > 1 every block whose output is a map is tiled at least p x p
+    (p in one dimension; an axis shorter than p into its positions), and a tile that does not fit is split
+    further. With p > 1 and no ``block_depth`` the network is cut once, after the last map that is long
+    enough, so that there is a map to tile. A block with one linear operator is left whole, because its
+    product bound is already the best of these methods. A block that neither fits nor can be tiled has no
+    tiles: the product bound stands for it.
+
+    Args:
+        network: the whole network.
+        method: one of ``METHODS``.
+        settings: of every sub-problem; ``memory`` is the cap in bytes.
+        partition_factor: p, or ``None`` to search.
+        block_depth: activation layers per block, or ``None`` for blocks as large as fit.
+
+    Returns:
+        The plan; ``partition_factor`` is the one asked for, or the largest one the search chose.
+
+    Raises:
+        UsageError: no such method.
+        PlanError: the factor is below 1, larger than every map, or there is no map to tile; the block
+            depth is below 1.
+    """
+    if method not in METHODS:
+        raise UsageError("--method", f"{method!r} is not a method", hint=f"Choose one of: {', '.join(METHODS)}.")
+    if partition_factor is not None and partition_factor < 1:
+        raise PlanError(
+            "--partition-factor",
+            f"{partition_factor} is not a number of tiles",
+            hint="Give 1 or more tiles per axis, or leave it out to let the planner choose.",
+        )
+    networks = _blocks(network, method, settings, partition_factor, block_depth)
+    if partition_factor is not None and partition_factor > 1:
+        _check_factor(network, networks, partition_factor)
+    blocks = []
+    largest = partition_factor or 1
+    for number, block in enumerate(networks, start=1):
+        name = f"block{number}"
+        factor, cuts = _cut_block(block, name, method, settings, partition_factor)
+        largest = max(largest, factor)
+        title = f"{name} [{_span(block)}]"
+        blocks.append(
+            Block(
+                label=title,
+                network=block,
+                tiles=_tiles(title, cuts, method, settings),
+                input_shape=block.input_shape,
+                output_shape=block.output_shape,
+            )
+        )
+    return Plan(
+        blocks=tuple(blocks),
+        method=method,
+        settings=settings,
+        partition_factor=largest,
+        block_depth=block_depth,
+    )
+
+
+def _blocks(
+    network: Network, method: str, settings: Settings, factor: int | None, depth: int | None
+) -> tuple[Network, ...]:
+    def fitting(block: Network) -> bool:
+        return fits(block, method, settings)
+
+    if depth is not None or factor is None or factor == 1:
+        return split_depth(network, depth, fits=fitting)
+    head = _last_map(network, factor)
+    if head is None:
+        return split_depth(network, None, fits=fitting)
+    last = len(network.nodes) - 1
+    if head == last:
+        return (network,)
+    tail = split_depth(sub_network(network, head, last), None, fits=fitting)
+    return (sub_network(network, 0, head), *tail)
+
+
+def _last_map(network: Network, factor: int) -> int | None:
+    """The last end of a unit up to which the network is tileable and the map has p positions on a side."""
+    found = None
+    for end in split_units(network):
+        prefix = sub_network(network, 0, end)
+        if not is_tileable(prefix):
+            break
+        if max(prefix.output_shape[1:]) >= factor:
+            found = end
+    return found
+
+
+def _check_factor(network: Network, blocks: tuple[Network, ...], factor: int) -> None:
+    """Refuse a factor that no block's map can be cut by."""
+    sides = [max(block.output_shape[1:]) for block in blocks if is_tileable(block)]
+    if not sides:
+        # The cut may have hidden a map: name the largest one the network has.
+        sides = [
+            max(prefix.output_shape[1:])
+            for prefix in (sub_network(network, 0, end) for end in split_units(network))
+            if is_tileable(prefix)
+        ]
+    if not sides:
+        raise PlanError(
+            "--partition-factor",
+            f"{factor} tiles per axis were asked for, but no block's output is a map of positions",
+            hint="Leave it out; only convolutional blocks can be tiled.",
+        )
+    if factor > max(sides):
+        raise PlanError(
+            "--partition-factor",
+            f"{factor} is larger than the largest map that can be tiled, {max(sides)} positions on its longest side",
+            hint=f"Give at most {max(sides)}, or leave it out to let the planner choose.",
+        )
+
+
+def _cut_block(
+    block: Network, name: str, method: str, settings: Settings, factor: int | None
+) -> tuple[int, tuple[tuple[str, CutTile], ...]]:
+    """The factor used and the tiles with their labels; one tile without windows where left whole."""
+    whole = ((name, CutTile(output=(), field=(), network=block)),)
+    fitting = fits(block, method, settings)
+    asked = factor or 1
+    if (asked == 1 and fitting) or not is_tileable(block) or _single_operator(block):
+        return 1, whole if fitting else ()
+    shape = block.output_shape
+    if asked == 1:
+        searched = _search(block, method, settings)
+        if searched is None:
+            return 1, ()
+        asked = searched
+    labelled: list[tuple[str, CutTile]] = []
+    for number, tile in enumerate(cut_tiles(block, tile_windows(shape, asked)), start=1):
+        parts = _refine(block, tile, method, settings)
+        if parts is None:
+            return 1, ()
+        if len(parts) == 1:
+            labelled.append((f"{name}/tile{number}", parts[0]))
+        else:
+            labelled.extend((f"{name}/tile{number}-{i}", part) for i, part in enumerate(parts, start=1))
+    return asked, tuple(labelled)
+
+
+def _search(block: Network, method: str, settings: Settings) -> int | None:
+    """The smallest factor whose tiles all fit, or ``None`` where single positions do not.
+
+    Bisection: larger tiles have larger fields, so that memory falls with the factor.
+    """
+
+    def fitting(factor: int) -> bool:
+        tiles = {id(tile.network): tile.network for tile in cut_tiles(block, tile_windows(block.output_shape, factor))}
+        return all(fits(tile, method, settings) for tile in tiles.values())
+
+    low, high = 1, max(block.output_shape[1:])
+    if not fitting(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fitting(middle):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _refine(block: Network, tile: CutTile, method: str, settings: Settings) -> tuple[CutTile, ...] | None:
+    """The tile if it fits, else the fewest equal parts of it that do; ``None`` where single positions do not."""
+    if fits(tile.network, method, settings):
+        return (tile,)
+    longest = max(stop - start for start, stop in tile.output)
+    shape = (block.output_shape[0], *(stop - start for start, stop in tile.output))
+    for factor in range(2, longest + 1):
+        windows = tuple(
+            tuple((origin + low, origin + high) for (origin, _), (low, high) in zip(tile.output, window, strict=True))
+            for window in tile_windows(shape, factor)
+        )
+        parts = cut_tiles(block, windows)
+        if all(fits(part.network, method, settings) for part in parts):
+            return parts
+    return None
+
+
+def _tiles(title: str, cuts: tuple[tuple[str, CutTile], ...], method: str, settings: Settings) -> tuple[Tile, ...]:
+    """Give every tile its content hash and cost, computing both once per distinct structure."""
+    known: dict[object, tuple[Network, str, int, int, float]] = {}
+    tiles = []
+    for label, cut in cuts:
+        # Array keys name the same arrays throughout a block, so equal nodes are equal contents.
+        structure = tuple((node.op, node.inputs, node.shape) for node in cut.network.nodes)
+        if structure not in known:
+            cost = estimate_cost(cut.network, method, settings)
+            known[structure] = (cut.network, cut.network.content_hash(), cost.neurons, cost.memory_bytes, cost.seconds)
+        shared, key, neurons, memory, seconds = known[structure]
+        tiles.append(
+            Tile(
+                label=label if cut.output else title,
+                network=shared,
+                key=key,
+                output=cut.output,
+                field=cut.field,
+                neurons=neurons,
+                memory=memory,
+                seconds=seconds,
+            )
+        )
+    return tuple(tiles)
+
+
+def _single_operator(block: Network) -> bool:
+    """Whether at most one node does more than act on each entry alone."""
+    return sum(isinstance(node.op, _OPERATORS) for node in block.nodes) <= 1
+
+
+def _span(block: Network) -> str:
+    """Names of the first and last layer of a block."""
+    first = block.nodes[min(1, len(block.nodes) - 1)].name
+    last = block.nodes[-1].name
+    return first if first == last else f"{first}..{last}"
