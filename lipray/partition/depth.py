@@ -42,8 +42,13 @@ def split_units(network: Network) -> tuple[int, ...]:
 
     A residual or concatenated block is one unit, together with the activation that follows its join
     (at most a channel-wise affine map between them). Linear layers after the last activation, and a
-    softmax, belong to the last unit.
+    softmax, belong to the last unit; a network without an activation is one unit.
     """
+    return (*activation_ends(network)[:-1], len(network.nodes) - 1)
+
+
+def activation_ends(network: Network) -> tuple[int, ...]:
+    """Ends of the units where their activations end: as ``split_units``, without what trails the last one."""
     cuts = cut_positions(network)
     nodes = network.nodes
     ends: list[int] = []
@@ -61,11 +66,6 @@ def split_units(network: Network) -> tuple[int, ...]:
             active = False
         start = cuts[position]
         position += 1
-    last = len(nodes) - 1
-    if ends:
-        ends[-1] = last if not any(is_nonlinear(node) for node in nodes[ends[-1] + 1 :]) else ends[-1]
-    else:
-        ends.append(last)
     return tuple(ends)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lipray.errors import PlanError, UsageError
 from lipray.model.network import AdaptiveAvgPool, AvgPool, Concat, Conv, Dense, MaxPool, Network, Sum
 from lipray.partition.cost import estimate_cost, fits
-from lipray.partition.depth import split_depth, split_units, sub_network
+from lipray.partition.depth import activation_ends, split_depth, sub_network
 from lipray.partition.plan import Block, Plan, Tile
 from lipray.partition.space import CutTile, cut_tiles, is_tileable, tile_windows
 from lipray.partition.subproblem import METHODS, Settings
@@ -26,10 +26,10 @@ def plan_network(
     Without a partition factor, blocks are solved whole where they fit, and otherwise tiled with the
     fewest, largest tiles that do. With p > 1 every block whose output is a map is tiled at least p x p
     (p in one dimension; an axis shorter than p into its positions), and a tile that does not fit is split
-    further. With p > 1 and no ``block_depth`` the network is cut once, after the last map that is long
-    enough, so that there is a map to tile. A block with one linear operator is left whole, because its
-    product bound is already the best of these methods. A block that neither fits nor can be tiled has no
-    tiles: the product bound stands for it.
+    further. A dense tail hides the maps before it, so a block that is to be tiled is cut before the tail;
+    with no ``block_depth`` that is the only cut, as long as the tail fits. A block with one linear operator
+    is left whole, because its product bound is already the best of these methods. A block that neither fits
+    nor can be tiled has no tiles: the product bound stands for it.
 
     Args:
         network: the whole network.
@@ -85,47 +85,57 @@ def plan_network(
 def _blocks(
     network: Network, method: str, settings: Settings, factor: int | None, depth: int | None
 ) -> tuple[Network, ...]:
+    """The blocks in order: cut in depth, then a map that is to be tiled cut off from what hides it."""
+
     def fitting(block: Network) -> bool:
         return fits(block, method, settings)
 
-    if depth is not None or factor is None or factor == 1:
-        return split_depth(network, depth, fits=fitting)
-    head = _last_map(network, factor)
-    if head is None:
-        return split_depth(network, None, fits=fitting)
-    last = len(network.nodes) - 1
-    if head == last:
-        return (network,)
-    tail = split_depth(sub_network(network, head, last), None, fits=fitting)
-    return (sub_network(network, 0, head), *tail)
+    asked = factor is not None and factor > 1
+    if depth is None and asked:
+        parts = _split_map(network, factor or 1)
+        # The map is one block, tiled as finely as it needs; what follows is grouped as it fits.
+        return (*parts[:-1], *(parts[-1:] if len(parts) == 1 else split_depth(parts[-1], None, fits=fitting)))
+    blocks: list[Network] = []
+    for block in split_depth(network, depth, fits=fitting):
+        blocks.extend(_split_map(block, factor or 1) if asked or not fitting(block) else (block,))
+    return tuple(blocks)
 
 
-def _last_map(network: Network, factor: int) -> int | None:
-    """The last end of a unit up to which the network is tileable and the map has p positions on a side."""
+def _split_map(block: Network, factor: int) -> tuple[Network, ...]:
+    """Cut a block that cannot be tiled after its last map with p positions on a side, if tiling it gains.
+
+    A dense tail, for one, makes all that precedes it untileable. The block itself where it can be tiled, or
+    where the part before the cut would have one linear operator only.
+    """
+    if is_tileable(block):
+        return (block,)
+    end = _last_map(block, max(factor, 2))
+    if end is None or _single_operator(sub_network(block, 0, end)):
+        return (block,)
+    return sub_network(block, 0, end), sub_network(block, end, len(block.nodes) - 1)
+
+
+def _last_map(network: Network, side: int) -> int | None:
+    """The last end of an activation up to which the network is tileable, its map at least ``side`` long."""
     found = None
-    for end in split_units(network):
+    for end in activation_ends(network):
         prefix = sub_network(network, 0, end)
         if not is_tileable(prefix):
             break
-        if max(prefix.output_shape[1:]) >= factor:
+        if max(prefix.output_shape[1:]) >= side:
             found = end
     return found
 
 
 def _check_factor(network: Network, blocks: tuple[Network, ...], factor: int) -> None:
     """Refuse a factor that no block's map can be cut by."""
-    sides = [max(block.output_shape[1:]) for block in blocks if is_tileable(block)]
-    if not sides:
-        # The cut may have hidden a map: name the largest one the network has.
-        sides = [
-            max(prefix.output_shape[1:])
-            for prefix in (sub_network(network, 0, end) for end in split_units(network))
-            if is_tileable(prefix)
-        ]
+    prefixes = (sub_network(network, 0, end) for end in activation_ends(network))
+    maps = [block for block in (*blocks, *prefixes) if is_tileable(block)]
+    sides = [max(block.output_shape[1:]) for block in maps]
     if not sides:
         raise PlanError(
             "--partition-factor",
-            f"{factor} tiles per axis were asked for, but no block's output is a map of positions",
+            f"{factor} tiles per axis were asked for, but the network has no map of positions to tile",
             hint="Leave it out; only convolutional blocks can be tiled.",
         )
     if factor > max(sides):

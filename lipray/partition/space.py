@@ -57,6 +57,11 @@ class _Reach:
     kernel: int
     before: int
 
+    @property
+    def first_inside(self) -> int:
+        """The first output whose last reading is at position 0 or later; may be negative."""
+        return -(-(self.before - self.dilation * (self.kernel - 1)) // self.stride)
+
     def span(self, window: Interval) -> Interval:
         """Hull of the positions the outputs of a window read, outside the map included."""
         low = window[0] * self.stride - self.before
@@ -88,6 +93,8 @@ def is_tileable(block: Network) -> bool:
         return False
     for node in block.nodes:
         if len(node.shape) != rank:
+            return False
+        if node.inputs and not _touches(block, node):
             return False
         match node.op:
             case Input() | Conv() | AvgPool() | MaxPool() | Pad() | ChannelAffine() | Activation() | Sum():
@@ -149,11 +156,7 @@ def tile_block(block: Network, factor: int) -> tuple[tuple[Window, Window, Netwo
 
 
 def cut_tiles(block: Network, windows: Sequence[Window]) -> tuple[CutTile, ...]:
-    """Tiles for given output windows of a tileable block; translates share one ``Network`` object.
-
-    Raises:
-        PlanError: an operation's every output reads padding only, so that a tile has no field.
-    """
+    """Tiles for given output windows of a tileable block; translates share one ``Network`` object."""
     axes: dict[tuple[int, Interval], tuple[_AxisPlan, Interval]] = {}
     networks: dict[tuple[_AxisPlan, ...], Network] = {}
     tiles = []
@@ -170,11 +173,13 @@ def cut_tiles(block: Network, windows: Sequence[Window]) -> tuple[CutTile, ...]:
     return tuple(tiles)
 
 
-def _reach(op: Op, axis: int) -> _Reach:
+def _reach(block: Network, op: Op, axis: int) -> _Reach:
     match op:
-        case Conv() | MaxPool():
-            kernel = op.kernel[axis] if isinstance(op, MaxPool) else -1
+        case Conv():
+            kernel = block.weights[op.weight].shape[axis + 2]
             return _Reach(op.stride[axis], op.dilation[axis], kernel, op.padding[axis][0])
+        case MaxPool():
+            return _Reach(op.stride[axis], op.dilation[axis], op.kernel[axis], op.padding[axis][0])
         case AvgPool():
             return _Reach(op.stride[axis], 1, op.kernel[axis], op.padding[axis][0])
         case Pad():
@@ -183,19 +188,21 @@ def _reach(op: Op, axis: int) -> _Reach:
             return _Reach(1, 1, 1, 0)
 
 
-def _reaches(block: Network, axis: int) -> tuple[_Reach, ...]:
-    return tuple(
-        replace(_reach(node.op, axis), kernel=block.weights[node.op.weight].shape[axis + 2])
-        if isinstance(node.op, Conv)
-        else _reach(node.op, axis)
-        for node in block.nodes
-    )
+def _touches(block: Network, node: Node) -> bool:
+    """Whether on every axis some output of the node reads a position of the map, and not padding only."""
+    for axis in range(len(node.shape) - 1):
+        reach = _reach(block, node.op, axis)
+        first = max(reach.first_inside, 0)
+        size = block.nodes[node.inputs[0]].shape[axis + 1]
+        if first >= node.shape[axis + 1] or reach.span((first, first + 1))[0] >= size:
+            return False
+    return True
 
 
 def _plan_axis(block: Network, axis: int, output: Interval) -> tuple[_AxisPlan, Interval]:
     """Walk backwards along one axis: the window of every signal, then the crops and paddings."""
     nodes = block.nodes
-    reaches = _reaches(block, axis)
+    reaches = [_reach(block, node.op, axis) for node in nodes]
     windows: list[Interval | None] = [None] * len(nodes)
     windows[-1] = output
     for index in range(len(nodes) - 1, 0, -1):
@@ -204,7 +211,7 @@ def _plan_axis(block: Network, axis: int, output: Interval) -> tuple[_AxisPlan, 
             continue
         node = nodes[index]
         size = nodes[node.inputs[0]].shape[axis + 1]
-        window = _touching(reaches[index], window, size, node, axis)
+        window = _touching(reaches[index], window, size)
         windows[index] = window
         read = _clip(reaches[index].span(window), size)
         for source in node.inputs:
@@ -216,21 +223,16 @@ def _plan_axis(block: Network, axis: int, output: Interval) -> tuple[_AxisPlan, 
     return _AxisPlan(steps, (output[0] - last[0], last[1] - output[1])), field
 
 
-def _touching(reach: _Reach, window: Interval, size: int, node: Node, axis: int) -> Interval:
-    """The window, widened (it is cropped later) until one of its outputs reads a position of the map."""
+def _touching(reach: _Reach, window: Interval, size: int) -> Interval:
+    """The window, widened (it is cropped later) until one of its outputs reads a position of the map.
+
+    Such an output exists on either side, because the block is tileable.
+    """
     low, high = reach.span(window)
     if high <= 0:
-        # Output b - 1 reads up to (b - 1) * stride - before + dilation * (kernel - 1), which must reach 0.
-        needed = reach.before - reach.dilation * (reach.kernel - 1)
-        window = (window[0], -(-needed // reach.stride) + 1)
-    elif low >= size:
-        window = ((size - 1 + reach.before) // reach.stride, window[1])
-    if window[0] < 0 or window[1] > node.shape[axis + 1]:
-        raise PlanError(
-            "--partition-factor",
-            f"layer {node.name!r} reads nothing but padding, so that its tiles have no receptive field",
-            hint="Use --partition-factor 1.",
-        )
+        return window[0], reach.first_inside + 1
+    if low >= size:
+        return (size - 1 + reach.before) // reach.stride, window[1]
     return window
 
 
