@@ -130,11 +130,12 @@ def _sizes(network: Network) -> _Sizes:
             sources.append(read)
     end = len(network.nodes)
     last_use.update(dict.fromkeys(sources[-1], end))
-    peaks[end] = network.nodes[-1].size
+    peaks[end] = 0
     frontier = max(
         peak + sum(size for i, size in sizes.items() if i < index <= last_use.get(i, 0))
         for index, peak in peaks.items()
     )
+    frontier = max(frontier, network.nodes[-1].size)
     neurons = sum(sum(_stages(network, node)) for node in network.nodes)
     return _Sizes(inputs=sizes[0], neurons=neurons, layers=layers, frontier=frontier)
 
