@@ -11,7 +11,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -29,7 +29,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before every key."""
 
-_COUNTER = "num_batches_tracked"
+COUNTER = "num_batches_tracked"
 """Batch norm's step counter: no part of the function, absent from old checkpoints."""
 
 _SHOWN = 5
@@ -260,8 +260,8 @@ def fit(
     import torch
 
     tensors, notes = _strip_prefix(checkpoint.tensors, expected)
-    wanted = {key: value for key, value in expected.items() if not key.endswith(_COUNTER)}
-    given = {key: value for key, value in tensors.items() if not key.endswith(_COUNTER)}
+    wanted = {key: value for key, value in expected.items() if not key.endswith(COUNTER)}
+    given = {key: value for key, value in tensors.items() if not key.endswith(COUNTER)}
     faults: list[str] = []
     if missing := [f"{key} {_shape(value)}" for key, value in wanted.items() if key not in given]:
         faults.append(f"missing {_listing(missing)}")
@@ -274,7 +274,7 @@ def fit(
     ]:
         faults.append(f"wrong shape {_listing(misshaped)}")
     if faults:
-        other = resembling({key: tuple(value.shape) for key, value in given.items()}, tensors)
+        other = resembling(checkpoint)
         raise CheckpointError(
             str(checkpoint.path),
             f"the weights do not fit {name}: {'; '.join(faults)}",
@@ -312,26 +312,29 @@ def _strip_prefix(
     return tensors, ()
 
 
-def resembling(shapes: Mapping[str, tuple[int, ...]], keys: Iterable[str] | None = None) -> str | None:
-    """The built-in architecture whose state dict has exactly these keys and shapes, if there is one.
+def bare_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Shapes by key, without the prefixes of DataParallel and torch.compile and without step counters."""
+    keys = tuple(checkpoint.tensors)
+    prefix = next((prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in keys)), "")
+    return {
+        key.removeprefix(prefix): tuple(value.shape)
+        for key, value in checkpoint.tensors.items()
+        if not key.endswith(COUNTER)
+    }
 
-    Args:
-        shapes: Shapes by key.
-        keys: All keys of the file, which tell DataParallel's prefix apart; the same as ``shapes`` by default.
-    """
+
+def resembling(checkpoint: Checkpoint) -> str | None:
+    """The built-in architecture whose state dict has exactly these keys and shapes, if there is one."""
     from lipray.model.architectures import ARCHITECTURES
     from lipray.model.architectures.initial import skeleton
 
-    for prefix in ("", *_PREFIXES):
-        if not all(key.startswith(prefix) for key in (keys or shapes)):
+    shapes = bare_shapes(checkpoint)
+    for name, architecture in ARCHITECTURES.items():
+        if not all(key in shapes for entries in architecture.inferred.values() for key, _ in entries):
             continue
-        bare = {key.removeprefix(prefix): shape for key, shape in shapes.items() if not key.endswith(_COUNTER)}
-        for name, architecture in ARCHITECTURES.items():
-            if not all(key in bare for entries in architecture.inferred.values() for key, _ in entries):
-                continue
-            state = skeleton(architecture, **architecture.arguments_for(bare)).state_dict()
-            if {key: tuple(value.shape) for key, value in state.items() if not key.endswith(_COUNTER)} == bare:
-                return name
+        state = skeleton(architecture, **architecture.arguments_for(shapes)).state_dict()
+        if {key: tuple(value.shape) for key, value in state.items() if not key.endswith(COUNTER)} == shapes:
+            return name
     return None
 
 
