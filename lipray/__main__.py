@@ -1,0 +1,5 @@
+"""``python -m lipray``."""
+
+from lipray.cli.main import main
+
+main()

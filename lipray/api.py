@@ -1,0 +1,96 @@
+"""The Python interface: the same estimate as the command, on a module, a network, or a model's name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lipray.compose.bound import Bound
+from lipray.config import EstimateConfig, make_config, read_config
+from lipray.errors import InputShapeError, UsageError
+from lipray.model.network import Network
+from lipray.partition.plan import Plan
+from lipray.run.driver import make_plan
+from lipray.run.events import Listener, ignore
+from lipray.run.session import run_estimate, select_outputs
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def estimate(
+    model: nn.Module | Network | str,
+    input_shape: Sequence[int] | None = None,
+    *,
+    config: str | Path | None = None,
+    notify: Listener = ignore,
+    **options: Any,
+) -> Bound:
+    """Bound a network's l2 Lipschitz constant from above (certified) and below (attained).
+
+    Args:
+        model: a torch module in eval mode, an imported ``Network``, or what the command takes as MODEL.
+        input_shape: shape of one input without the batch dimension; not needed for a ``Network``.
+        config: a YAML file of options.
+        notify: called with every event of the run, see ``lipray.run.events``.
+        options: fields of ``lipray.config.EstimateConfig``: ``method``, ``partition_factor``, ``iterations`` ...
+            ``executor`` is ``"serial"`` unless given. A run folder is written if ``out`` is given.
+
+    Returns:
+        The bracket, with ``.upper``, ``.lower``, ``.gap``, ``.blocks`` and ``.certificate``.
+
+    Raises:
+        LiprayError: the model, an option, or the cluster is not usable; see ``lipray.errors``.
+    """
+    chosen = _configure(options, input_shape, config)
+    network, name, notes = _network(model, chosen)
+    write = chosen.out is not None
+    return run_estimate(network, name, chosen, notes=notes, write=write, notify=notify).bound
+
+
+def plan(
+    model: nn.Module | Network | str,
+    input_shape: Sequence[int] | None = None,
+    *,
+    config: str | Path | None = None,
+    **options: Any,
+) -> Plan:
+    """The blocks and tiles that ``estimate`` with the same arguments would solve.
+
+    Raises:
+        LiprayError: the model or an option is not usable, or the network cannot be cut as asked.
+    """
+    chosen = _configure(options, input_shape, config)
+    network, _, _ = _network(model, chosen)
+    return make_plan(select_outputs(network, chosen), chosen)
+
+
+def _configure(options: dict[str, Any], input_shape: Sequence[int] | None, config: str | Path | None) -> EstimateConfig:
+    given = {name: value for name, value in options.items() if value is not None}
+    if input_shape is not None:
+        given["input_shape"] = tuple(input_shape)
+    file = None if config is None else Path(config)
+    written = {} if file is None else read_config(file)
+    if not {"executor", "address"} & (set(given) | set(written)):
+        given["executor"] = "serial"
+    return make_config(given, file, keywords=True)
+
+
+def _network(model: nn.Module | Network | str, config: EstimateConfig) -> tuple[Network, str, tuple[str, ...]]:
+    shape = config.input_shape
+    if isinstance(model, Network):
+        if shape is not None and tuple(shape) != model.input_shape:
+            raise InputShapeError(shape, f"the network takes {model.input_shape}")
+        return model, "network", ()
+    if isinstance(model, str):
+        from lipray.model.load import load_network
+
+        loaded = load_network(model, shape, weights=config.weights)
+        return loaded.network, loaded.name, tuple(loaded.notes)
+    if shape is None:
+        raise UsageError("input_shape", "is missing", hint="Give the shape of one input, such as (3, 32, 32).")
+    from lipray.model.importer import import_module
+
+    name = type(model).__name__
+    return import_module(model, shape, name=name), name, ()

@@ -1,0 +1,84 @@
+"""The command ``lipray``: commands are thin, and import what they need only when they run."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from lipray import __version__
+from lipray.cli.estimate import estimate_command
+from lipray.cli.plan import plan_command
+from lipray.errors import LiprayError
+
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """A group whose errors are one message on stderr and an exit code, never a traceback."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
+        """Run a command and exit with its code."""
+        words = sys.argv[1:] if args is None else list(args)
+        extra["standalone_mode"] = False
+        sys.exit(self._run(words, rest, extra))
+
+    def _run(self, words: list[str], rest: tuple[Any, ...], extra: dict[str, Any]) -> int:
+        debug = "--debug" in words
+        try:
+            code = super().main(words, *rest, **extra)
+        except (click.Abort, KeyboardInterrupt):
+            _complain("interrupted; nothing was written")
+            return INTERRUPTED
+        except click.ClickException as fault:
+            context = getattr(fault, "ctx", None)
+            _complain(fault.format_message(), f"See {context.command_path} --help." if context else "")
+            return fault.exit_code
+        except LiprayError as fault:
+            if debug:
+                traceback.print_exc()
+            _complain(fault.describe(), fault.hint)
+            return fault.exit_code
+        except BrokenPipeError:
+            # Whoever read our output has gone; say nothing when Python flushes what is left.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except Exception as fault:  # noqa: BLE001 - the last resort of the command
+            if debug:
+                traceback.print_exc()
+            reason = str(fault).strip().splitlines()
+            _complain(
+                f"unexpected {type(fault).__name__}{': ' + reason[0] if reason else ''}",
+                "This is a defect of lipray." + ("" if debug else " Run again with --debug for the traceback."),
+            )
+            return 1
+        return code if isinstance(code, int) else 0
+
+
+def _complain(message: str, hint: str = "") -> None:
+    click.echo(f"error: {message}", err=True)
+    if hint:
+        click.echo(f"hint: {hint}", err=True)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="lipray")
+def cli() -> None:
+    """Certified upper bounds on Lipschitz constants of convolutional networks, with a lower bound beside them."""
+
+
+cli.add_command(plan_command)
+cli.add_command(estimate_command)
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the console script."""
+    cli.main(args, prog_name="lipray")
+
+
+if __name__ == "__main__":
+    main()

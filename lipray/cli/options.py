@@ -1,0 +1,102 @@
+"""Options the commands share, and how they become a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from lipray.config import EstimateConfig
+    from lipray.model.load import Loaded
+
+Command = Callable[..., Any]
+
+_PATH = click.Path(path_type=Path)
+
+_MODEL = (
+    click.argument("model", metavar="MODEL"),
+    click.option("--input-shape", metavar="C,H,W", help="Shape of one input, without the batch dimension."),
+    click.option("--weights", type=_PATH, help="Weights: .safetensors, or a .pt state dict."),
+    click.option(
+        "--trust-model",
+        is_flag=True,
+        help="Open files that can run code (.pt2, TorchScript, pickled modules). Only for files you wrote.",
+    ),
+)
+
+_WORK = (
+    click.option(
+        "--method",
+        metavar="NAME",
+        help="ellipsoid (default), sdp (the reference, slow), or product (instant).",
+    ),
+    click.option("--partition-factor", type=int, metavar="P", help="Tiles per axis of a block's output map."),
+    click.option("--block-depth", type=int, metavar="D", help="Activation layers per block."),
+    click.option("--iterations", type=int, metavar="N", help="Optimiser iterations; 0 is the closed form."),
+    click.option("--tolerance", type=float, metavar="REL", help="Relative gap at which the optimiser stops."),
+    click.option("--time-limit", type=float, metavar="SECONDS", help="Per sub-problem; the best so far is used."),
+    click.option("--memory", metavar="SIZE", help="Memory one sub-problem may use, such as 8GiB (default)."),
+    click.option("--output-rows", metavar="I,J", help="Bound these output rows only."),
+    click.option(
+        "--pairs", multiple=True, metavar="I,J", help="Bound the difference of two output rows. May be repeated."
+    ),
+    click.option("--config", type=_PATH, metavar="FILE.yaml", help="Options from a file; flags win over it."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+    click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+)
+
+_RUN = (
+    click.option("--composition", metavar="NAME", help="Of tiles: overlap (default) or sum."),
+    click.option("--executor", metavar="NAME", help="ray (default) or serial, in this process."),
+    click.option("--address", metavar="ADDRESS", help="Ray cluster: auto, or HOST:PORT. Default: an embedded Ray."),
+    click.option("--workers", "--num-cpus", "workers", type=int, metavar="N", help="CPUs of the embedded Ray."),
+    click.option("--threads", type=int, metavar="N", help="Threads of one sub-problem (Ray: 1, serial: all)."),
+    click.option("--lower-starts", type=int, metavar="N", help="Starts of the lower bound's search; 0 for none."),
+    click.option("--data", type=_PATH, metavar="FILE.npy", help="Points (N, C, H, W) to start that search from."),
+    click.option("--seed", type=int, metavar="N", help="Of the lower bound's random starts (default 0)."),
+    click.option("--out", type=_PATH, metavar="DIR", help="Run folder, new or empty. Default: runs/<time>-<name>."),
+    click.option("--quiet", "-q", is_flag=True, help="No progress on stderr."),
+)
+
+
+def plan_options(command: Command) -> Command:
+    """Options of ``lipray plan``: the model, and how the work is cut."""
+    return _apply(command, (*_MODEL, *_WORK))
+
+
+def estimate_options(command: Command) -> Command:
+    """Options of ``lipray estimate``: those of ``plan``, and how the work is run."""
+    return _apply(command, (*_MODEL, *_WORK, *_RUN))
+
+
+def _apply(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def configure(flags: dict[str, Any], file: Path | None) -> EstimateConfig:
+    """The configuration from the flags that were given and the file.
+
+    Raises:
+        UsageError: a flag is wrong, or two exclude each other.
+        ConfigError: the file is wrong.
+    """
+    from lipray.config import make_config
+
+    given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    return make_config(given, file)
+
+
+def load(model: str, config: EstimateConfig, *, trust: bool) -> Loaded:
+    """Load the model named on the command line.
+
+    Raises:
+        ModelError: it cannot be read; see ``lipray.model.load``.
+    """
+    from lipray.model.load import load_network
+
+    return load_network(model, config.input_shape, weights=config.weights, trust_model=trust)

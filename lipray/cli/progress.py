@@ -1,0 +1,97 @@
+"""Progress on stderr: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from lipray.report.numbers import lower_text, seconds_text, upper_text
+from lipray.run.events import Event, Listener, PlanReady, TaskDone, ignore
+
+EVERY = 5.0
+"""Seconds between plain lines."""
+
+
+@contextmanager
+def show_progress(*, quiet: bool) -> Iterator[Listener]:
+    """A listener that shows events on stderr while inside; ``quiet`` shows nothing."""
+    if quiet:
+        yield ignore
+        return
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[bracket]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield _Bar(bar)
+
+
+def bracket_text(event: TaskDone) -> str:
+    """The bracket as it stands."""
+    upper = "?" if event.upper is None else upper_text(event.upper)
+    return f"[{lower_text(event.lower)}, {upper}]"
+
+
+class _Bar:
+    """Events as a progress bar; failures as lines above it."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task: TaskID = bar.add_task("planning", total=None, bracket="")
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, PlanReady):
+            self._bar.update(self._task, description=f"on {event.place}", total=event.tasks)
+        elif isinstance(event, TaskDone):
+            self._bar.update(self._task, completed=event.done, bracket=f"\\{bracket_text(event)}")
+            if event.failure is not None:
+                self._bar.console.print(f"failed: {event.label}: {event.failure}", markup=False, style="yellow")
+
+
+@dataclass(slots=True)
+class _Lines:
+    """Events as lines: the plan, every failure, every few seconds how far it is, and the end."""
+
+    console: Console
+    start: float = field(default_factory=time.monotonic)
+    last: float = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, PlanReady):
+            blocks = len(event.plan.blocks)
+            self._line(f"{blocks} block(s), {event.subproblems} sub-problem(s), {event.tasks} task(s) on {event.place}")
+        elif isinstance(event, TaskDone):
+            now = time.monotonic()
+            if event.failure is not None:
+                self._line(f"failed: {event.label}: {event.failure}")
+            if now - self.last >= EVERY or event.done == event.tasks:
+                self.last = now
+                elapsed = now - self.start
+                left = elapsed / event.done * (event.tasks - event.done)
+                eta = f", about {seconds_text(left)} left" if event.done < event.tasks else ""
+                self._line(f"{event.done}/{event.tasks} tasks, bound {bracket_text(event)}{eta}")
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,141 @@
+"""A finished run, and a plan, as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lipray.report.numbers import bytes_text, lower_text, seconds_text, shape_text, upper_text
+from lipray.run.plan_record import PlanRecord
+from lipray.run.records import BlockRecord, ResultRecord
+
+_SHOWN_FAILURES = 10
+
+
+def result_table(result: ResultRecord, folder: Path | None = None) -> RenderableType:
+    """The bracket, what each block adds, other valid bounds, and whatever did not go as planned."""
+    parts: list[RenderableType] = [_bracket(result)]
+    parts.append(_blocks(result))
+    figures = _figures(result)
+    if figures is not None:
+        parts.append(figures)
+    parts.extend(_remarks(result))
+    if folder is not None:
+        parts.append(Text(f"Run folder: {folder}", overflow="fold"))
+    return Group(*parts)
+
+
+def plan_table(plan: PlanRecord) -> RenderableType:
+    """What would be solved, per block, and what it is expected to take."""
+    table = Table(title=f"Plan for {plan.model.name}, method {plan.method}", title_justify="left")
+    table.add_column("block", overflow="fold")
+    for name in ("layers", "neurons", "tiles", "distinct", "est. memory", "est. time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("input → output", no_wrap=True)
+    for block in plan.blocks:
+        table.add_row(
+            Text(block.label),
+            str(block.layers),
+            f"{block.neurons:,}",
+            str(block.tiles) if block.tiles else "product only",
+            str(block.distinct),
+            bytes_text(block.memory),
+            seconds_text(block.seconds),
+            f"{shape_text(block.input_shape)} → {shape_text(block.output_shape)}",
+        )
+    table.add_section()
+    table.add_row(
+        "total",
+        str(sum(block.layers for block in plan.blocks)),
+        f"{plan.model.neurons:,}",
+        str(sum(block.tiles for block in plan.blocks)),
+        str(plan.distinct),
+        f"{bytes_text(plan.memory)} at most",
+        f"{seconds_text(plan.seconds)} in one task",
+        f"{shape_text(plan.model.input_shape)} → {shape_text(plan.model.output_shape)}",
+    )
+    notes = [Text(f"note: {note}") for note in plan.model.notes]
+    if any(not block.tiles for block in plan.blocks):
+        notes.append(
+            Text("product only: the block fits no sub-problem within --memory; raise it or lower --block-depth.")
+        )
+    return Group(table, *notes)
+
+
+def _bracket(result: ResultRecord) -> RenderableType:
+    table = Table(title=f"Lipschitz constant (l2) of {result.model.name}", title_justify="left", show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("upper bound", f"{upper_text(result.upper, 9)}  (certified, method {result.method})")
+    if result.lower > 0.0:
+        table.add_row("lower bound", f"{lower_text(result.lower, 9)}  (attained)")
+        table.add_row("upper / lower", upper_text(result.gap, 4))
+    else:
+        table.add_row("lower bound", "0  (none sought or found)")
+    shapes = f"{shape_text(result.model.input_shape)} → {shape_text(result.model.output_shape)}"
+    table.add_row("network", f"{shapes}, {result.model.neurons:,} neurons")
+    table.add_row("time", f"{seconds_text(result.seconds)} on {result.executor}")
+    return table
+
+
+def _blocks(result: ResultRecord) -> RenderableType:
+    alternatives = _names(result.blocks)
+    table = Table(title="Blocks", title_justify="left")
+    table.add_column("block", overflow="fold")
+    for name in ("tiles", "distinct", "bound", "by", *alternatives, "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for block in result.blocks:
+        others = {**block.closed_forms, **block.alternatives}
+        table.add_row(
+            Text(block.label),
+            str(block.subproblems),
+            str(block.distinct),
+            upper_text(block.upper),
+            block.source,
+            *(upper_text(others[name]) if name in others else "" for name in alternatives),
+            f"{seconds_text(block.seconds)} {block.share:.0%}",
+        )
+    return table
+
+
+def _names(blocks: tuple[BlockRecord, ...]) -> list[str]:
+    """Ways to bound a block that are worth a column: those that differ from how it was bounded."""
+    names: dict[str, None] = {}
+    for block in blocks:
+        for name in (*block.alternatives, *block.closed_forms):
+            if any(other.source != name for other in blocks):
+                names[name] = None
+    order = {"overlap": 0, "sum": 1, "product": 9}
+    return sorted(names, key=lambda name: order.get(name, 5))
+
+
+def _figures(result: ResultRecord) -> RenderableType | None:
+    if not result.figures:
+        return None
+    table = Table(title="Whole network, other ways", title_justify="left")
+    table.add_column("way")
+    table.add_column("bound", justify="right")
+    table.add_column("this bound is", justify="right")
+    for name, value in sorted(result.figures.items(), key=lambda item: (item[1] is None, item[1] or 0.0, item[0])):
+        ratio = "" if not value or result.upper is None else f"{result.upper / value:.3g} of it"
+        table.add_row(name, upper_text(value), ratio)
+    return table
+
+
+def _remarks(result: ResultRecord) -> list[RenderableType]:
+    lines: list[RenderableType] = [Text(f"note: {note}") for note in result.model.notes]
+    tiles = sum(len(block.fallbacks) for block in result.blocks)
+    if tiles:
+        lines.append(Text(f"{tiles} of the tiles have no certificate; their blocks' product bounds stand in."))
+    for failure in result.failures[:_SHOWN_FAILURES]:
+        times = f" ({failure.attempts} attempts)" if failure.attempts > 1 else ""
+        lines.append(Text(f"failed: {failure.label}: {failure.kind}: {failure.why}{times}"))
+    if len(result.failures) > _SHOWN_FAILURES:
+        lines.append(Text(f"… and {len(result.failures) - _SHOWN_FAILURES} more failures, in subproblems.csv"))
+    advice = Counter(row.advice for row in result.subproblems if row.advice)
+    lines.extend(Text(f"{count} sub-problem(s): {text}") for text, count in sorted(advice.items()))
+    return lines

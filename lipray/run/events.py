@@ -1,0 +1,51 @@
+"""What happens during a run, as values handed to a callback; the core itself prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lipray.partition.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReady:
+    """The work is cut: ``tasks`` of all kinds will run, of which ``subproblems`` bound tiles."""
+
+    plan: Plan
+    tasks: int
+    subproblems: int
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDone:
+    """A task ended, well or (``failure`` names why) not; ``done`` of ``tasks`` have ended.
+
+    ``upper`` is the valid bound at this moment, with product bounds in the place of what is missing;
+    ``None`` until every block has at least its product bound.
+    """
+
+    label: str
+    seconds: float
+    done: int
+    tasks: int
+    upper: float | None
+    lower: float
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LowerBoundImproved:
+    """A pair of points attains a larger quotient than all before."""
+
+    lower: float
+    label: str
+
+
+Event = PlanReady | TaskDone | LowerBoundImproved
+Listener = Callable[[Event], None]
+
+
+def ignore(_event: Event) -> None:
+    """Listen to nothing."""

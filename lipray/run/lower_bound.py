@@ -1,0 +1,299 @@
+"""Lower bounds: pairs of points whose images lie far apart, found by ascent and stored as witnesses.
+
+The quotient ‖f(x) − f(y)‖₂ / ‖x − y‖₂ of any pair bounds the Lipschitz constant from below. The gradient
+of a ReLU network's Jacobian norm is zero almost everywhere, so the search ascends on pairs x = m + d,
+y = m − d at a finite separation, where the quotient has a useful gradient; the best pairs are refined by
+power iteration on JᵀJ at their points, and the direction found is stretched as far as it stays linear.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lipray.model.network import AvgPool, Conv, Dense, Network, Sum
+
+if TYPE_CHECKING:
+    import torch
+
+    Function = Callable[[torch.Tensor], torch.Tensor]
+
+STARTS_PER_BUNDLE = 16
+SCALES = (0.1, 1.0, 10.0)
+SEPARATIONS = (1.0, 0.1)
+UNIT = 2.0**-53
+_WORK = 1.5e10  # multiply-adds an automatic search may cost: some seconds on one core
+_BATCH_BYTES = 2**30
+_TINY = 1e-300
+
+
+@dataclass(frozen=True, slots=True)
+class Ascent:
+    """A bundle of starts, one task: ``starts`` pairs of which the first is number ``first`` of the run.
+
+    ``points`` (N, *input_shape) holds given data for the first N starts; the others are random from ``seed``.
+    """
+
+    label: str
+    network: Network
+    first: int
+    starts: int
+    steps: int
+    seed: int
+    points: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A pair of inputs and the quotient it attains, less an allowance for rounding.
+
+    ``quotient`` 0 with ``x`` = ``y`` means that no pair with different images was found.
+    """
+
+    quotient: float
+    x: np.ndarray
+    y: np.ndarray
+
+
+def multiply_adds(network: Network) -> int:
+    """Multiplications of one evaluation of the network, padding included."""
+    total = 0
+    for node in network.nodes:
+        if isinstance(node.op, (Conv, Dense)):
+            total += node.size * math.prod(network.weights[node.op.weight].shape[1:])
+        else:
+            total += node.size
+    return total
+
+
+def plan_ascents(
+    network: Network, *, starts: int | None, seed: int, data: np.ndarray | None = None, label: str = "lower"
+) -> tuple[Ascent, ...]:
+    """Bundles of starts; ``starts`` ``None`` chooses from the cost of one evaluation, 0 asks for none.
+
+    With ``data`` (N, *input_shape), every second start is a data point, spread evenly over the N.
+    The bundles depend on nothing but the arguments, so a run repeats exactly, however it is executed.
+    """
+    cost = max(multiply_adds(network), 1)
+    if starts is None:
+        starts = int(np.clip(_WORK / (120 * 6 * cost), 4, 64))
+    if starts == 0:
+        return ()
+    steps = int(np.clip(_WORK / (starts * 6 * cost), 10, 200))
+    width = task_width(network)
+    bundles = []
+    for first in range(0, starts, width):
+        count = min(width, starts - first)
+        points = None
+        if data is not None:
+            given = min((count + 1) // 2, len(data))
+            order = np.random.default_rng([seed, first, 1]).choice(len(data), size=given, replace=False)
+            points = np.ascontiguousarray(data[order], dtype=np.float64)
+        bundles.append(Ascent(f"{label}/{first // width}", network, first, count, steps, seed, points))
+    return tuple(bundles)
+
+
+def task_width(network: Network) -> int:
+    """Starts that one task takes: as many as fit the memory of a batch with its gradients."""
+    size = sum(node.size for node in network.nodes) * 8 * 6
+    return int(np.clip(_BATCH_BYTES // size, 1, STARTS_PER_BUNDLE))
+
+
+def ascend(task: Ascent) -> Witness:
+    """The best pair of one bundle of starts; see ``attained`` for what its quotient means."""
+    import torch
+
+    network = task.network
+    function = _function(network)
+    shape = network.input_shape
+    if math.prod(shape) == 0 or math.prod(network.output_shape) == 0:
+        return Witness(0.0, np.zeros(shape), np.zeros(shape))
+    middle, half = _starts(task, function)
+    half = _climb(function, middle, half, task.steps, rate=0.1)
+    quotient = _quotients(function, middle, half)
+    keep = torch.argsort(quotient, descending=True, stable=True)[: max(1, task.starts // 4)]
+    middle, half = middle[keep].clone(), half[keep].clone()
+    half = _climb(function, middle, half, task.steps, rate=0.03)
+    return _refine(network, function, middle, half)
+
+
+def attained(network: Network, x: np.ndarray, y: np.ndarray) -> float:
+    """‖f(x) − f(y)‖₂ / ‖x − y‖₂ in float64, less an allowance for the rounding of the two evaluations.
+
+    The allowance takes each evaluation to be wrong by at most (sum of the layers' fan-ins) · 2⁻⁵³ times the
+    size of its result and of its input's influence; it is a first-order estimate, not a proof, since errors
+    inside the network are taken to grow no faster than the quotient itself. Never negative.
+    """
+    import torch
+
+    pair = torch.from_numpy(np.stack([x, y]).astype(np.float64))
+    return float(_attained(network, _function(network), pair[:1], pair[1:])[0])
+
+
+def _attained(network: Network, function: Function, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """``attained`` for a batch of pairs (S, *input_shape); 0 where the points or their images coincide."""
+    import torch
+
+    with torch.no_grad():
+        left, right = _flat(function(x)), _flat(function(y))
+        separation = _flat(x - y).norm(dim=1)
+        quotient = (left - right).norm(dim=1) / separation
+        size = left.norm(dim=1) + right.norm(dim=1) + quotient * (_flat(x).norm(dim=1) + _flat(y).norm(dim=1))
+        allowance = UNIT * _additions(network) * size / separation
+        shrink = 1 - 4 * UNIT * (math.prod(network.input_shape) + math.prod(network.output_shape) + 8)
+        value = quotient * shrink - allowance
+        return torch.where(torch.isfinite(value) & (value > 0), value, torch.zeros_like(value))
+
+
+def best(witnesses: dict[str, Witness]) -> Witness | None:
+    """The best of the bundles' witnesses, ties broken by label; independent of the order of arrival."""
+    ranked = sorted(witnesses.items(), key=lambda item: (-item[1].quotient, item[0]))
+    return ranked[0][1] if ranked else None
+
+
+def _additions(network: Network) -> int:
+    total = 8
+    for node in network.nodes:
+        if isinstance(node.op, (Conv, Dense)):
+            total += math.prod(network.weights[node.op.weight].shape[1:]) + 1
+        elif isinstance(node.op, AvgPool):
+            total += math.prod(node.op.kernel)
+        elif isinstance(node.op, Sum):
+            total += len(node.inputs)
+        else:
+            total += 4
+    return total
+
+
+def _function(network: Network) -> Function:
+    from lipray.model.evaluate import evaluate, prepare
+
+    weights = prepare(network)
+    return lambda x: evaluate(network, x, weights)
+
+
+def _flat(x: torch.Tensor) -> torch.Tensor:
+    return x.reshape(x.shape[0], -1)
+
+
+def _norm(x: torch.Tensor) -> torch.Tensor:
+    """Norm per sample, shaped to multiply ``x``."""
+    norm: torch.Tensor = _flat(x).norm(dim=1)
+    return norm.reshape(-1, *[1] * (x.dim() - 1))
+
+
+def _starts(task: Ascent, function: Function) -> tuple[torch.Tensor, torch.Tensor]:
+    """Midpoints and half differences (S, *input_shape); the differences follow the Jacobian where they can."""
+    import torch
+
+    shape = task.network.input_shape
+    draw = np.random.default_rng([task.seed, task.first])
+    index = np.arange(task.first, task.first + task.starts)
+    scale = np.array(SCALES)[index % len(SCALES)].reshape(-1, *[1] * len(shape))
+    separation = np.array(SEPARATIONS)[index // len(SCALES) % len(SEPARATIONS)].reshape(scale.shape)
+    middle = draw.standard_normal((task.starts, *shape)) * scale
+    direction = draw.standard_normal((task.starts, *shape))
+    if task.points is not None:
+        middle[: len(task.points)] = task.points
+    x, v = torch.from_numpy(middle), torch.from_numpy(direction)
+    v = _power(function, x, v / _norm(v), 4)
+    length = _norm(x).clamp_min(1e-3) * torch.from_numpy(separation)
+    return x, v * length
+
+
+def _quotients(function: Function, middle: torch.Tensor, half: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    with torch.no_grad():
+        images = _flat(function(torch.cat([middle + half, middle - half])))
+        count = len(middle)
+        distance: torch.Tensor = (images[:count] - images[count:]).norm(dim=1)
+        return distance / (2 * _flat(half).norm(dim=1)).clamp_min(_TINY)
+
+
+def _climb(function: Function, middle: torch.Tensor, half: torch.Tensor, steps: int, *, rate: float) -> torch.Tensor:
+    """Ascend on log ‖f(m + d) − f(m − d)‖ − log ‖2d‖; ``middle`` is updated in place, the best ``d`` returned.
+
+    Per start: momentum, the gradient divided by its running size, steps of ``rate``·‖d‖ that shrink to zero.
+    """
+    import torch
+
+    count = len(middle)
+    best_quotient = torch.full((count,), -1.0, dtype=middle.dtype)
+    best_middle, best_half = middle.clone(), half.clone()
+    x, d = middle.clone(), half.clone()
+    momentum = [torch.zeros_like(x), torch.zeros_like(d)]
+    size = [torch.zeros_like(_norm(x)), torch.zeros_like(_norm(d))]
+    for step in range(steps):
+        x.requires_grad_()
+        d.requires_grad_()
+        images = _flat(function(torch.cat([x + d, x - d])))
+        quotient = (images[:count] - images[count:]).norm(dim=1) / (2 * _flat(d).norm(dim=1)).clamp_min(_TINY)
+        gradients = torch.autograd.grad(quotient.clamp_min(_TINY).log().sum(), [x, d])
+        x, d, value = x.detach(), d.detach(), quotient.detach()
+        improved = value > best_quotient
+        best_quotient = torch.where(improved, value, best_quotient)
+        best_middle[improved], best_half[improved] = x[improved], d[improved]
+        length = rate * (1 - step / steps) * _norm(d)
+        moved = []
+        for number, (point, gradient) in enumerate(zip((x, d), gradients, strict=True)):
+            clean = torch.nan_to_num(gradient)
+            momentum[number] = 0.9 * momentum[number] + 0.1 * clean
+            size[number] = 0.99 * size[number] + 0.01 * _norm(clean) ** 2
+            mean = momentum[number] / (1 - 0.9 ** (step + 1))
+            spread = (size[number] / (1 - 0.99 ** (step + 1))).sqrt().clamp_min(_TINY)
+            moved.append(point + length * mean / spread)
+        x, d = moved
+    middle.copy_(best_middle)
+    return best_half
+
+
+def _power(function: Function, x: torch.Tensor, v: torch.Tensor, steps: int) -> torch.Tensor:
+    """Unit vectors (S, *shape) after ``steps`` of power iteration on JᵀJ at ``x``, from ``v``.
+
+    Jv is the derivative of Jᵀu in u, which is linear, so that reverse mode alone suffices.
+    """
+    import torch
+
+    point = x.detach().requires_grad_()
+    with torch.enable_grad():
+        image = function(point)
+        dual = torch.zeros_like(image, requires_grad=True)
+        (pulled,) = torch.autograd.grad(image, point, dual, create_graph=True)
+        if not pulled.requires_grad:  # the network is constant
+            return v
+        for _ in range(steps):
+            (pushed,) = torch.autograd.grad(pulled, dual, v, retain_graph=True)
+            (back,) = torch.autograd.grad(image, point, pushed, retain_graph=True)
+            norm = _norm(back)
+            v = torch.where(norm > _TINY, back / norm.clamp_min(_TINY), v)
+    return v.detach()
+
+
+def _refine(network: Network, function: Function, middle: torch.Tensor, half: torch.Tensor) -> Witness:
+    """The best pair among the given ones and those along the top singular directions at their points."""
+    import torch
+
+    keep = torch.argsort(_quotients(function, middle, half), descending=True, stable=True)[:4]
+    middle, half = middle[keep], half[keep]
+    points = torch.cat([middle, middle + half, middle - half])
+    direction = _power(function, points, torch.cat([half, half, half]) / _norm(torch.cat([half] * 3)), 30)
+    length = torch.cat([_norm(half)] * 3)
+    firsts, seconds = [middle + half], [middle - half]
+    for exponent in range(13):
+        reach = direction * length * 4.0**-exponent
+        firsts.append(points + reach)
+        seconds.append(points - reach)
+    x, y = torch.cat(firsts), torch.cat(seconds)
+    width = 2 * task_width(network)
+    values = torch.cat(
+        [_attained(network, function, x[i : i + width], y[i : i + width]) for i in range(0, len(x), width)]
+    )
+    top = int(torch.argmax(values))
+    left, right = x[top].numpy().copy(), y[top].numpy().copy()
+    value = attained(network, left, right)  # as whoever checks the pair alone will find it
+    return Witness(value, left, right) if value > 0.0 else Witness(0.0, left, left.copy())

@@ -1,0 +1,112 @@
+"""A finished run as plain records: what stands in ``result.json``, ``subproblems.csv`` and ``manifest.json``."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+def _finite_or_none(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Figure = Annotated[float | None, BeforeValidator(_finite_or_none)]
+"""A number, or null where it is infinite: JSON knows no infinity."""
+
+
+class Record(BaseModel):
+    """Frozen, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelRecord(Record):
+    """The network that was bounded: its name, content hash and sizes, and remarks of the importer."""
+
+    name: str
+    hash: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    neurons: int
+    notes: tuple[str, ...] = ()
+
+
+class BlockRecord(Record):
+    """One block: its bound, where it comes from, what other ways give, and its share of the solver time."""
+
+    label: str
+    upper: Figure
+    source: str
+    alternatives: dict[str, Figure]
+    closed_forms: dict[str, Figure]
+    subproblems: int
+    distinct: int
+    fallbacks: tuple[str, ...]
+    seconds: float
+    share: float
+
+
+class SubproblemRecord(Record):
+    """One distinct sub-problem: its certificate in numbers. ``copies`` tiles of the block share it."""
+
+    block: str
+    label: str
+    copies: int
+    key: str
+    method: str
+    status: str
+    bound: Figure
+    product: Figure
+    neurons: int
+    memory: int
+    seconds: float
+    iterations: int
+    advice: str = ""
+    failure: str = ""
+
+
+class FailureRecord(Record):
+    """A task that gave no value: what failed, how, why, and how often it was tried."""
+
+    label: str
+    kind: str
+    why: str
+    attempts: int
+
+
+class ResultRecord(Record):
+    """The outcome of an estimate; ``upper`` is certified, ``lower`` attained, ``null`` means infinite."""
+
+    schema_version: Literal[1] = 1
+    model: ModelRecord
+    upper: Figure
+    lower: float
+    gap: Figure
+    method: str
+    composition: str
+    executor: str
+    seconds: float
+    blocks: tuple[BlockRecord, ...]
+    figures: dict[str, Figure]
+    subproblems: tuple[SubproblemRecord, ...]
+    failures: tuple[FailureRecord, ...]
+
+
+class ManifestRecord(Record):
+    """What a run depended on, so that it can be repeated; times are UTC in ISO 8601."""
+
+    schema_version: Literal[1] = 1
+    run: str
+    started: str
+    finished: str
+    model: ModelRecord
+    config: dict[str, object]
+    seed: int
+    versions: dict[str, str]
+    thread_variables: dict[str, str]
+    machine: dict[str, str | int]
+    git: str | None
+    arguments: tuple[str, ...]
+    files: dict[str, str]

@@ -1,0 +1,60 @@
+"""The executor that runs tasks one after the other in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lipray.errors import InfeasibleResourcesError
+from lipray.run.executor import Outcome, Task, attempt
+
+
+class SerialExecutor:
+    """Tasks in the given order, in this process. ``threads`` limits torch's threads, ``None`` leaves them.
+
+    The BLAS behind numpy reads its thread count when it is loaded: set OMP_NUM_THREADS before starting.
+    """
+
+    name = "serial"
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads
+
+    @property
+    def description(self) -> str:
+        """Where the tasks run."""
+        return "this process"
+
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Refuse tasks that need more memory than this machine has.
+
+        Raises:
+            InfeasibleResourcesError: naming the first such task and both figures.
+        """
+        available = machine_memory()
+        for task in tasks:
+            if task.memory > available:
+                raise InfeasibleResourcesError(task.label, task.memory, available)
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
+        """One outcome per task, in order."""
+        if self._threads is not None:
+            import torch
+
+            torch.set_num_threads(self._threads)
+        for task in tasks:
+            yield attempt(task)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def machine_memory() -> int:
+    """Bytes of memory this process may use: the machine's, or its control group's limit if smaller."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return total
+    return min(total, int(text)) if text.isdigit() else total

@@ -1,0 +1,112 @@
+"""From a finished run to its records."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from lipray.compose.rounding import product_up
+from lipray.model.network import Network
+from lipray.partition.cost import estimate_cost
+from lipray.run.driver import RunOutcome, block_of
+from lipray.run.records import BlockRecord, FailureRecord, ModelRecord, ResultRecord, SubproblemRecord
+
+
+def describe_model(network: Network, name: str, notes: tuple[str, ...] = ()) -> ModelRecord:
+    """Name, content hash and sizes of the network that is bounded."""
+    return ModelRecord(
+        name=name,
+        hash=network.content_hash(),
+        input_shape=network.input_shape,
+        output_shape=network.output_shape,
+        neurons=network.neurons,
+        notes=notes,
+    )
+
+
+def summarise(outcome: RunOutcome, model: ModelRecord, *, composition: str, executor: str) -> ResultRecord:
+    """The result of a run as one record."""
+    bound = outcome.bound
+    rows = _subproblems(outcome)
+    return ResultRecord(
+        model=model,
+        upper=bound.upper,
+        lower=bound.lower,
+        gap=bound.gap,
+        method=bound.method,
+        composition=composition,
+        executor=executor,
+        seconds=bound.seconds,
+        blocks=_blocks(outcome, rows),
+        figures=_figures(outcome),
+        subproblems=rows,
+        failures=tuple(
+            FailureRecord(label=item.task.label, kind=item.kind, why=item.why, attempts=item.attempts)
+            for item in outcome.failures
+        ),
+    )
+
+
+def _subproblems(outcome: RunOutcome) -> tuple[SubproblemRecord, ...]:
+    plan, work, bound = outcome.plan, outcome.work, outcome.bound
+    owners = block_of(plan, work)
+    copies = Counter(work.tiles[tile.key] for block in plan.blocks for tile in block.tiles)
+    memory = {work.tiles[tile.key]: tile.memory for block in plan.blocks for tile in block.tiles}
+    faults = {failure.task.key: f"{failure.kind}: {failure.why}" for failure in outcome.failures}
+    rows = []
+    for key, problem in work.by_key.items():
+        certificate = bound.certificate.get(key)
+        cost = estimate_cost(problem.network, problem.method, problem.settings)
+        row = SubproblemRecord(
+            block=owners[key].label,
+            label=problem.label,
+            copies=max(1, copies[key]),
+            key=key,
+            method=problem.method if certificate is None else certificate.method,
+            status="missing" if certificate is None else certificate.status.value,
+            bound=None if certificate is None else certificate.bound,
+            product=None if certificate is None else certificate.figures.get("product"),
+            neurons=problem.network.neurons,
+            memory=memory.get(key, cost.memory_bytes),
+            seconds=outcome.task_seconds.get(key, 0.0),
+            iterations=0 if certificate is None else certificate.iterations,
+            advice="" if certificate is None else certificate.status.advice,
+            failure=faults.get(key, ""),
+        )
+        rows.append(row)
+    return tuple(rows)
+
+
+def _blocks(outcome: RunOutcome, rows: tuple[SubproblemRecord, ...]) -> tuple[BlockRecord, ...]:
+    spent = dict.fromkeys((item.label for item in outcome.bound.blocks), 0.0)
+    for row in rows:
+        spent[row.block] += row.seconds
+    total = sum(spent.values()) or 1.0
+    records = []
+    for item, product in zip(outcome.bound.blocks, outcome.work.products, strict=True):
+        certificate = outcome.bound.certificate.get(product)
+        record = BlockRecord(
+            label=item.label,
+            upper=item.upper,
+            source=item.source,
+            alternatives=dict(item.alternatives),
+            closed_forms={} if certificate is None else dict(certificate.figures),
+            subproblems=item.subproblems,
+            distinct=item.distinct,
+            fallbacks=item.fallbacks,
+            seconds=spent[item.label],
+            share=spent[item.label] / total,
+        )
+        records.append(record)
+    return tuple(records)
+
+
+def _figures(outcome: RunOutcome) -> dict[str, float | None]:
+    """Other valid bounds of the whole network: by composition, and by closed form multiplied over the blocks."""
+    figures: dict[str, float | None] = dict(outcome.bound.figures)
+    certificates = [outcome.bound.certificate.get(key) for key in outcome.work.products]
+    found = [certificate.figures for certificate in certificates if certificate is not None]
+    if len(found) == len(certificates):
+        names = sorted(set.intersection(*(set(item) for item in found))) if found else []
+        for name in names:
+            figures.setdefault(name, product_up(item[name] for item in found))
+    return figures
