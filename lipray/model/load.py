@@ -94,7 +94,9 @@ def _unknown(spec: str) -> ModelNotFoundError:
     return ModelNotFoundError(spec, "this is neither a built-in architecture nor a file nor module:factory", hint=hint)
 
 
-def _built_in(architecture: Architecture, input_shape: tuple[int, ...] | None, weights: Path | None, *, trust: bool) -> Loaded:
+def _built_in(
+    architecture: Architecture, input_shape: tuple[int, ...] | None, weights: Path | None, *, trust: bool
+) -> Loaded:
     import torch
 
     from lipray.model import checkpoint as files

@@ -96,7 +96,9 @@ def spatial_rank(step: Step, signal: Signal) -> int:
     return rank
 
 
-def window(step: Step, sizes: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], Padding]:
+def window(
+    step: Step, sizes: tuple[int, ...], kernel: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...], Padding]:
     """Strides, dilations and padding of a convolution or pool, automatic padding resolved."""
     rank = len(kernel)
     strides = tuple(step.attributes.get("strides", (1,) * rank))
@@ -207,7 +209,9 @@ def affine(step: Step, x: Signal, scale: np.ndarray, shift: np.ndarray, name: st
     return step.builder.emit(name, ChannelAffine(*keys), (x,), x.shape[1:])
 
 
-def _pool_geometry(step: Step, x: Signal) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], Padding, Padding, tuple[int, ...]]:
+def _pool_geometry(
+    step: Step, x: Signal
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], Padding, Padding, tuple[int, ...]]:
     """Kernel, strides, dilations, the declared padding, the padding that ceil_mode reaches, and the output."""
     rank = spatial_rank(step, x)
     kernel = tuple(step.attributes["kernel_shape"])
@@ -231,7 +235,9 @@ def _pool_geometry(step: Step, x: Signal) -> tuple[tuple[int, ...], tuple[int, .
 
 def _max_pool(step: Step) -> Value:
     x = step.signal()
-    kernel, strides, dilations, _, padding, spatial = _pool_geometry(step, x)
+    kernel, strides, dilations, declared, padding, spatial = _pool_geometry(step, x)
+    if any(max(pair) > d * (k - 1) for pair, k, d in zip(declared, kernel, dilations, strict=True)):
+        raise step.refuse("a window lies wholly in the padding", "Use a padding below the kernel's size.")
     return step.builder.emit(step.name, MaxPool(kernel, strides, padding, dilations), (x,), (x.shape[1], *spatial))
 
 
@@ -285,7 +291,9 @@ def _reduce_mean(step: Step) -> Value:
 def reshaped(step: Step, x: Signal, shape: tuple[int, ...]) -> Value:
     """The same numbers in the same order under an ONNX shape, whose first size must stay the batch's 1."""
     if math.prod(shape) != math.prod(x.shape) or min(shape, default=1) < 1:
-        raise step.refuse(f"{x.shape} cannot become {shape}", "Export the model with batch size 1 or a free batch size.")
+        raise step.refuse(
+            f"{x.shape} cannot become {shape}", "Export the model with batch size 1 or a free batch size."
+        )
     if shape == x.shape:
         return x
     if len(shape) < 2 or shape[0] != 1:
