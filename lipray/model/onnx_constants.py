@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
 
 _FOLDABLE = frozenset(
-    [
+    {
         "Add",
         "Cast",
         "Ceil",
@@ -39,7 +39,7 @@ _FOLDABLE = frozenset(
         "Sub",
         "Transpose",
         "Unsqueeze",
-    ]
+    }
 )
 """Deterministic operators that are computed at import time where all inputs are constants."""
 

@@ -11,8 +11,8 @@ import numpy as np
 from lipray.errors import UsageError
 from lipray.model import activations
 from lipray.model.network import Activation, Reshape, Sum
-from lipray.model.onnx_ops import Converter, Step, affine
 from lipray.model.onnx_patterns import apply_function, multiplied, recognise, scaled, summed
+from lipray.model.onnx_step import Converter, Step, affine
 from lipray.model.onnx_values import Reading, Signal, Value
 
 

@@ -185,8 +185,9 @@ _ADVICE = "Replace the layer, or bound the part of the network before or after i
 
 
 def _value(node: NodeProto, label: str, values: Mapping[str, Value], builder: Builder, opset: int, path: Path) -> Value:
-    from lipray.model import onnx_elementwise, onnx_ops
+    from lipray.model import onnx_elementwise, onnx_linear, onnx_pools, onnx_shapes
     from lipray.model.onnx_constants import constant_node, fold, foldable
+    from lipray.model.onnx_step import Step
     from lipray.model.onnx_values import Constant, Signal
 
     place = f"{label} ({node.op_type})"
@@ -213,11 +214,13 @@ def _value(node: NodeProto, label: str, values: Mapping[str, Value], builder: Bu
         return Constant(node.output[0], array)
     if node.op_type == "Cast" and isinstance(inputs[0], Signal):
         return _cast(inputs[0], attributes, place)
-    convert = {**onnx_ops.CONVERTERS, **onnx_elementwise.CONVERTERS}.get(node.op_type)
+    files = (onnx_elementwise, onnx_linear, onnx_pools, onnx_shapes)
+    rules = {kind: convert for file in files for kind, convert in file.CONVERTERS.items()}
+    convert = rules.get(node.op_type)
     if convert is None:
         raise UnsupportedLayerError(place, _REASONS.get(node.op_type, "this operator is not supported"), hint=_ADVICE)
     try:
-        return convert(onnx_ops.Step(node.op_type, label, attributes, inputs, opset, builder))
+        return convert(Step(node.op_type, label, attributes, inputs, opset, builder))
     except (KeyError, IndexError, TypeError, ValueError) as error:
         # A node without an attribute or input that the standard demands.
         raise ModelError(
