@@ -103,6 +103,14 @@ def test_disjoint_fields_give_the_largest_and_shared_fields_the_sum():
     assert sum_bound([3.0, 4.0]) >= 5.0
 
 
+def test_many_small_covers_are_not_lost_to_rounding():
+    # Each square is below half a unit in the last place of 1: to nearest, all thousand would vanish.
+    bounds = [1.0] + [1e-9] * 1000
+    exact = 1 + 1000 * Fraction(1e-9) ** 2
+    assert Fraction(overlap_bound(bounds, [((0, 3),)] * 1001)) ** 2 >= exact
+    assert Fraction(sum_bound(bounds)) ** 2 >= exact
+
+
 def test_infinite_zero_and_huge_tiles():
     fields = [((0, 3),), ((2, 5),)]
     assert overlap_bound([math.inf, 1.0], fields) == sum_bound([math.inf, 1.0]) == math.inf

@@ -178,6 +178,8 @@ def test_keys_of_the_worklist_are_those_of_the_sub_problems(method, factor):
     assert len(work.products) == len(plan.blocks)
     for block, key in zip(plan.blocks, work.products, strict=True):
         assert work.by_key[key].network is block.network
+        # A fallback is the same sub-problem whatever the method beside it was told.
+        assert work.by_key[key].settings == (settings if method == "product" else Settings())
         for tile in block.tiles:
             problem = work.by_key[work.tiles[tile.key]]
             assert problem.network.content_hash() == tile.network.content_hash()

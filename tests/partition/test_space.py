@@ -58,7 +58,8 @@ class Builder:
         stride = (1,) * self.rank if same else self.ints(1, 3)
         spans = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
         if same:
-            padding = tuple((span // 2, span - span // 2) for span in spans)
+            befores = [self.draw(st.integers(0, span)) for span in spans]
+            padding = tuple((before, span - before) for before, span in zip(befores, spans, strict=True))
         else:
             padding = tuple((self.draw(st.integers(-1, 4)), self.draw(st.integers(-1, 4))) for _ in range(self.rank))
         out = [
@@ -114,8 +115,9 @@ class Builder:
 
     def join(self, source):
         channels, *sizes = self.nodes[source].shape
+        skip = self.conv(source, same=True, channels=channels) if self.draw(st.booleans()) else source
         branch = self.conv(self.relu(self.conv(source, same=True)), same=True, channels=channels)
-        return self.add(Sum((1.0, -2.0)), (source, branch), channels, sizes)
+        return self.add(Sum((1.0, -2.0)), (skip, branch), channels, sizes)
 
     def concat(self, source):
         channels, *sizes = self.nodes[source].shape
