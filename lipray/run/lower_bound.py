@@ -212,7 +212,8 @@ def _quotients(function: Function, middle: torch.Tensor, half: torch.Tensor) -> 
         images = _flat(function(torch.cat([middle + half, middle - half])))
         count = len(middle)
         distance: torch.Tensor = (images[:count] - images[count:]).norm(dim=1)
-        return distance / (2 * _flat(half).norm(dim=1)).clamp_min(_TINY)
+        quotient: torch.Tensor = distance / (2 * _flat(half).norm(dim=1)).clamp_min(_TINY)
+        return quotient
 
 
 def _climb(function: Function, middle: torch.Tensor, half: torch.Tensor, steps: int, *, rate: float) -> torch.Tensor:

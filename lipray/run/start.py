@@ -12,9 +12,14 @@ def start_executor(config: EstimateConfig) -> Executor:
 
     Raises:
         ClusterError: Ray cannot be started or reached.
+        UsageError: the address cannot be understood.
     """
     if config.executor == "serial":
         return SerialExecutor(config.threads)
-    from lipray.run.ray_executor import RayExecutor
+    from lipray.run.ray_cluster import connect
 
-    return RayExecutor(address=config.address, workers=config.workers, threads=config.threads or 1)
+    threads = config.threads or 1
+    cluster = connect(config.address, workers=config.workers, threads=threads)
+    from lipray.run.ray_executor import RayExecutor  # only now: connecting prepares the import of Ray
+
+    return RayExecutor(cluster, threads=threads)
