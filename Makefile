@@ -1,0 +1,61 @@
+# Two commands set everything up: `make estimate` and `make test`. Only Python 3.11 or newer and make are needed.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help estimate test test-slow lint format clean python
+
+# The first interpreter that is new enough; override with `make PYTHON=/path/to/python`.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet -c constraints.txt
+
+help:
+	@echo "make estimate   install, and bound the trained digits network of examples/ on an embedded Ray"
+	@echo "make test       install the test tools, then ruff, mypy and the tests"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make lint       ruff and mypy only"
+	@echo "make format     let ruff rewrite"
+	@echo "make clean      remove the environment and caches"
+
+estimate: $(VENV)/.installed
+	$(BIN)/lipray estimate examples/digits_cnn.py:digits_cnn --weights examples/digits_cnn.safetensors --input-shape 1,8,8
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# Installs happen once, and again when what is to be installed has changed.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing lipray and what it needs into $(VENV)"
+	$(PIP) torch
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt $(VENV)/.installed
+	@echo "installing the test tools into $(VENV)"
+	$(PIP) -e ".[test]"
+	@touch $@
+
+$(BIN)/python: | python
+	$(PYTHON) -m venv $(VENV)
+
+python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer was found; install one, or run make PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than Python 3.11; run make PYTHON=/path/to/python" >&2; exit 1; }
