@@ -15,23 +15,17 @@ from lipray.model.onnx_patterns import apply_function, multiplied, recognise, sc
 from lipray.model.onnx_step import Converter, Step, affine
 from lipray.model.onnx_values import Reading, Signal, Value
 
-
-def _slope(step: Step) -> float:
-    return float(step.attributes.get("alpha", 0.01))
-
-
 _MAKERS: Mapping[str, Callable[[Step], Activation]] = {
     "Abs": lambda _: activations.absolute(),
-    "Celu": lambda step: activations.celu(float(step.attributes.get("alpha", 1.0))),
-    "Elu": lambda step: activations.elu(float(step.attributes.get("alpha", 1.0))),
+    "Celu": lambda step: activations.celu(step.number("alpha", 1.0)),
+    "Elu": lambda step: activations.elu(step.number("alpha", 1.0)),
     "Gelu": lambda step: activations.gelu(str(step.attributes.get("approximate", "none"))),
     "HardSwish": lambda _: activations.hardswish(),
-    "LeakyRelu": lambda step: activations.leaky_relu(_slope(step)),
+    "LeakyRelu": lambda step: activations.leaky_relu(step.number("alpha", 0.01)),
     "Mish": lambda _: activations.mish(),
     "Relu": lambda _: activations.relu(),
     "Selu": lambda step: activations.elu(
-        float(step.attributes.get("alpha", activations.SELU_ALPHA)),
-        float(step.attributes.get("gamma", activations.SELU_SCALE)),
+        step.number("alpha", activations.SELU_ALPHA), step.number("gamma", activations.SELU_SCALE)
     ),
     "Sigmoid": lambda _: activations.sigmoid(),
     "Softplus": lambda _: activations.softplus(),
@@ -69,6 +63,7 @@ def _unmade(step: Step, like: Signal, readings: tuple[Reading, ...]) -> Value:
     if found is not None:
         index, op = found
         node = step.builder.nodes[index]
+        step.builder.spelt = True
         return step.builder.emit(step.name, op, (Signal(node.name, (1, *node.shape), index, ()),), like.shape[1:])
     why = like.why if like.index is None else f"{step.kind} of a signal is no function that lipray bounds"
     name = like.name if like.index is None else f"{step.name} ({step.kind})"
@@ -109,7 +104,7 @@ def _prelu(step: Step) -> Value:
 def _hard_sigmoid(step: Step) -> Value:
     """max(0, min(1, alpha x + beta)): a scale and a clamp."""
     x = step.signal()
-    alpha, beta = float(step.attributes.get("alpha", 0.2)), float(step.attributes.get("beta", 0.5))
+    alpha, beta = step.number("alpha", 0.2), step.number("beta", 0.5)
     inner = _scale(step, x, np.asarray(alpha), np.asarray(beta), f"{step.name}.scale")
     sixth = abs(alpha * 6 - 1) < 1e-6 and beta == 0.5
     readings = apply_function("hardsigmoid", x.readings) if sixth else ()

@@ -54,7 +54,7 @@ def _matmul(step: Step) -> Value:
 def _dense(step: Step, x: Signal, weight: np.ndarray) -> Value:
     if weight.ndim != 2 or len(x.shape) < 2 or weight.shape[1] != x.shape[-1]:
         raise step.refuse(f"a matrix of shape {weight.shape} does not fit {x.shape[-1]} features")
-    alpha, beta = float(step.attributes.get("alpha", 1.0)), float(step.attributes.get("beta", 1.0))
+    alpha, beta = step.number("alpha", 1.0), step.number("beta", 1.0)
     if alpha != 1.0:
         weight = alpha * weight.astype(np.float64)
     bias = None
@@ -77,7 +77,7 @@ def _batch_norm(step: Step) -> Value:
     gamma, beta, mean, variance = (step.floats(position).astype(np.float64) for position in (1, 2, 3, 4))
     if len(x.shape) < 2 or any(entry.shape != x.shape[1:2] for entry in (gamma, beta, mean, variance)):
         raise step.refuse("its parameters do not have one entry per channel")
-    epsilon = float(step.attributes.get("epsilon", 1e-5))
+    epsilon = step.number("epsilon", 1e-5)
     if not (variance + epsilon > 0).all():
         raise step.refuse("a running variance is not positive", "The checkpoint is damaged.")
     scale = gamma / np.sqrt(variance + epsilon)

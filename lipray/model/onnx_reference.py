@@ -1,13 +1,19 @@
 """A second opinion on an ONNX graph: ONNX's reference implementation, run in float64.
 
-The reference's pools are replaced. They walk through the output entry by entry in Python (minutes for
-an ImageNet network), and with ``ceil_mode`` they share the missing padding between both ends, where
-the standard's text, torch and onnxruntime put it at the end.
+Some of the reference's operators are replaced:
+
+- the pools walk through the output entry by entry in Python (minutes for an ImageNet network), and with
+  ``ceil_mode`` they share the missing padding between both ends, where torch and onnxruntime put it at
+  the end;
+- GELU and hard swish are functions whose bodies hold constants in float32;
+- log-softmax is the logarithm of a softmax that underflows;
+- padding by a negative number is refused.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +44,7 @@ def run_reference(
         [helper.make_empty_tensor_value_info(model.graph.output[0].name)],
     )
     double = helper.make_model(graph, opset_imports=list(model.opset_import))
-    (output,) = ReferenceEvaluator(double, new_ops=_pools()).run(None, values)
+    (output,) = ReferenceEvaluator(double, new_ops=_replacements()).run(None, values)
     return np.asarray(output)
 
 
@@ -72,8 +78,8 @@ def _in_double(node: NodeProto) -> NodeProto:
     return copy
 
 
-def _pools() -> list[type]:
-    """MaxPool and AveragePool for the reference implementation, one numpy operation per kernel position."""
+def _replacements() -> list[type]:
+    """Operators for the reference implementation, in numpy; the pools take one operation per kernel position."""
     from onnx.reference.op_run import OpRun
 
     class MaxPool(OpRun):  # type: ignore[misc]  # onnx is not typed
@@ -95,7 +101,35 @@ def _pools() -> list[type]:
                 return (sums / np.sum(counts, axis=0)[(slice(None), slice(None), *cut)],)
             return (sums / np.sum(_windows(inside, attributes, 0.0), axis=0),)
 
-    return [MaxPool, AveragePool]
+    class Gelu(OpRun):  # type: ignore[misc]  # onnx is not typed
+        def _run(self, x: np.ndarray, approximate: str = "none") -> tuple[np.ndarray]:
+            if approximate == "tanh":
+                return (0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),)
+            return (0.5 * x * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2))),)
+
+    class HardSwish(OpRun):  # type: ignore[misc]  # onnx is not typed
+        def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+            return (x * np.clip(x / 6 + 0.5, 0, 1),)
+
+    class LogSoftmax(OpRun):  # type: ignore[misc]  # onnx is not typed
+        def _run(self, x: np.ndarray, axis: int = -1) -> tuple[np.ndarray]:
+            shifted = x - x.max(axis=axis, keepdims=True)
+            return (shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True)),)
+
+    class Pad(OpRun):  # type: ignore[misc]  # onnx is not typed
+        def _run(self, x: np.ndarray, *constants: np.ndarray | None, **attributes: Any) -> tuple[np.ndarray]:
+            pads = [int(entry) for entry in attributes.get("pads") or np.ravel(np.asarray(constants[0]))]
+            axes = constants[2] if len(constants) > 2 and constants[2] is not None else range(x.ndim)
+            for position, axis in enumerate(axes):
+                before, after = pads[position], pads[position + len(pads) // 2]
+                widths = [(0, 0)] * x.ndim
+                widths[axis] = (max(before, 0), max(after, 0))
+                x = np.pad(x, widths)
+                kept = slice(max(-before, 0), x.shape[axis] - max(-after, 0))
+                x = x[tuple(kept if index == axis % x.ndim else slice(None) for index in range(x.ndim))]
+            return (x,)
+
+    return [MaxPool, AveragePool, Gelu, HardSwish, LogSoftmax, Pad]
 
 
 def _declared(sizes: Sequence[int], attributes: Mapping[str, Any]) -> tuple[list[int], list[int]]:

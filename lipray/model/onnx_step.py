@@ -75,6 +75,10 @@ class Step:
         value = self.constant(position)
         return None if value is None else tuple(int(entry) for entry in np.ravel(value))
 
+    def number(self, attribute: str, default: float) -> float:
+        """An attribute, which ONNX stores in float32; so are the standard's defaults."""
+        return float(np.float32(self.attributes.get(attribute, default)))
+
     def key(self, position: int, role: str) -> str:
         """A key for the array of an input: its own name, or one made from the node's."""
         value = self.inputs[position]

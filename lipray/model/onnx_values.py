@@ -101,6 +101,8 @@ class Builder:
 
     nodes: list[Node] = field(default_factory=list)
     weights: dict[str, np.ndarray] = field(default_factory=dict)
+    spelt: bool = False
+    """Whether an activation was put together from products."""
 
     def start(self, name: str, shape: Shape) -> Signal:
         """The input; ``shape`` is without the batch dimension."""
