@@ -36,11 +36,13 @@ INTERIOR_POINT_MATRICES = 14
 """Matrices of the LMI's order that the interior-point method keeps."""
 INTERIOR_POINT_ITERATIONS = 25
 
-FIRST_ORDER_MATRICES = 4
-"""Matrices of the frontier's order kept per activation layer by the recursion and its adjoint."""
+CLOSED_FORM_COPIES = 4
+"""Copies of the elimination's entries kept while one set of multipliers is certified (measured)."""
+FIRST_ORDER_COPIES = 10
+"""The same while the multipliers are improved by first-order steps, which keep the adjoint's entries too."""
 FIRST_ORDER_ITERATIONS = 200
-RECURSION_WORK = 10
-"""Operations per layer of one pass of the recursion, in units of the cubed frontier."""
+ELIMINATION_WORK = 3
+"""Operations of one elimination, in units of a layer's neurons times its squared front (measured)."""
 
 SDP_SCALE = 5.5e-9
 SDP_EXPONENT = 4.8
@@ -48,6 +50,8 @@ SDP_EXPONENT = 4.8
 SDP_MEMORY = 40
 """Bytes per entry of Clarabel's factor, which grows like (order ** 2 / 2) ** 1.5."""
 
+NORM_WORK = 10
+"""Operations of one proven norm, in units of rows times columns times the smaller of them."""
 NORM_MATRICES = 3
 """Square matrices kept while the norm of one dense layer is proven."""
 SPECTRUM_COPIES = 2
@@ -65,25 +69,30 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sizes:
-    """Sizes of the sector form: the sum of its layers, how many, and the largest frontier."""
+class _Elimination:
+    """Sizes of the LMI and of its elimination, layer after layer.
 
-    inputs: int
+    The front of a layer is the layer and all later ones it is coupled to when its turn comes: in a chain the
+    next one, with skips all that are still waiting. ``entries`` sums neurons times front, ``work`` neurons
+    times squared front.
+    """
+
     neurons: int
-    layers: int
-    frontier: int
+    order: int
+    entries: int
+    work: float
 
 
 def estimate_cost(network: Network, method: str, settings: Settings) -> Cost:
     """Estimate memory (bytes) and time (seconds) of one solve; see the module for how far to trust it.
 
-    The order is N = n_0 + sum n_i: the input and all activation layers of the sector form, a maximum
-    pool counted as the relu's of its separable tournament. Interior-point methods cost N ** 3 per
-    iteration, the recursion m ** 3 per layer with m the largest frontier, that is, the signals that
-    must be kept at one time.
+    The order of the LMI is n_0 + sum n_i over all activation layers of the sector form, n_0 no larger
+    than the layers that read the input (a wider input is replaced by a square factor), and a maximum pool
+    counted as the relu's of its separable tournament. Interior-point methods cost the cubed order per
+    iteration; the closed form and first-order steps cost one elimination each.
     """
-    sizes = _sizes(network)
-    order = sizes.inputs + sizes.neurons
+    sizes = _elimination(network)
+    order = sizes.order
     if method == "product":
         memory, seconds = _product(network)
     elif method == "sdp":
@@ -93,9 +102,10 @@ def estimate_cost(network: Network, method: str, settings: Settings) -> Cost:
         memory = float(INTERIOR_POINT_MATRICES * DOUBLE * order**2)
         seconds = OVERHEAD + INTERIOR_POINT_ITERATIONS * DOUBLE * float(order) ** 3 / FLOPS
     else:
+        copies = CLOSED_FORM_COPIES if settings.iterations == 0 else FIRST_ORDER_COPIES
         passes = FIRST_ORDER_ITERATIONS if settings.iterations is None else settings.iterations + 1
-        memory = float(DOUBLE * FIRST_ORDER_MATRICES * sizes.frontier**2 * (sizes.layers + 2))
-        seconds = OVERHEAD + passes * RECURSION_WORK * float(sizes.frontier) ** 3 * (sizes.layers + 1) / FLOPS
+        memory = float(DOUBLE * copies * sizes.entries)
+        seconds = OVERHEAD + passes * ELIMINATION_WORK * sizes.work / FLOPS
     if settings.time_limit is not None:
         seconds = min(seconds, OVERHEAD + settings.time_limit)
     return Cost(memory_bytes=math.ceil(memory), seconds=seconds, neurons=sizes.neurons, order=order)
@@ -106,44 +116,49 @@ def fits(network: Network, method: str, settings: Settings) -> bool:
     return estimate_cost(network, method, settings).memory_bytes <= settings.memory
 
 
-def _sizes(network: Network) -> _Sizes:
-    """Walk the graph once: which input or activation each signal depends on linearly, and until when."""
-    sources: list[frozenset[int]] = []
-    sizes: dict[int, int] = {0: network.nodes[0].size}
-    peaks: dict[int, int] = {}
-    layers = 0
-    last_use: dict[int, int] = {}
-    for index, node in enumerate(network.nodes):
-        read = frozenset[int]().union(*(sources[i] for i in node.inputs))
-        stages = _stages(network, node)
-        if index == 0:
-            sources.append(frozenset({0}))
-            continue
-        if stages:
-            last_use.update(dict.fromkeys(read, index))
-            # Within a tournament a level's winners replace its entrants; the first level is the widest.
-            peaks[index] = max(stages)
-            sizes[index] = node.size if isinstance(node.op, MaxPool) else stages[0]
-            layers += len(stages)
-            sources.append(frozenset({index}))
-        else:
-            sources.append(read)
-    end = len(network.nodes)
-    last_use.update(dict.fromkeys(sources[-1], end))
-    peaks[end] = 0
-    frontier = max(
-        peak + sum(size for i, size in sizes.items() if i < index <= last_use.get(i, 0))
-        for index, peak in peaks.items()
-    )
-    frontier = max(frontier, network.nodes[-1].size)
-    neurons = sum(sum(_stages(network, node)) for node in network.nodes)
-    return _Sizes(inputs=sizes[0], neurons=neurons, layers=layers, frontier=frontier)
+def _elimination(network: Network) -> _Elimination:
+    """Lower the network symbolically: signals with their sizes and who reads them, then count the fill."""
+    sizes = [network.nodes[0].size]
+    readers: list[set[int]] = [set()]
+    values: list[frozenset[int]] = [frozenset({0})]
+
+    def signal(size: int, read: frozenset[int]) -> int:
+        sizes.append(size)
+        readers.append(set())
+        for source in read:
+            readers[source].add(len(sizes) - 1)
+        return len(sizes) - 1
+
+    for node in network.nodes[1:]:
+        value = frozenset[int]().union(*(values[i] for i in node.inputs))
+        if isinstance(node.op, Activation):
+            straight = any(node.op.lower)
+            if node.op.lower != node.op.upper:
+                curved = frozenset({signal(node.size, value)})
+                # z = lower v + (upper - lower) u reads on through v where the smallest slope is not 0.
+                value = value | curved if straight else curved
+        elif isinstance(node.op, MaxPool):
+            # max(a, b) = b + relu(a - b): what the pool reads is still read after it.
+            for size in _tournament(network, node):
+                value |= {signal(size, value)}
+        values.append(value)
+    neurons = sum(sizes[1:])
+    order = min(sizes[0], sum(sizes[i] for i in readers[0]) or network.nodes[-1].size) + neurons
+    signal(network.nodes[-1].size, values[-1])
+    entries, work = 0, 0.0
+    coupled = readers
+    for index, later in enumerate(coupled):
+        for other in later:
+            coupled[other] |= {i for i in later if i > other}
+        if index:
+            front = sizes[index] + sum(sizes[i] for i in later)
+            entries += sizes[index] * front
+            work += sizes[index] * float(front) ** 2
+    return _Elimination(neurons=neurons, order=order, entries=entries, work=work)
 
 
-def _stages(network: Network, node: Node) -> tuple[int, ...]:
-    """Sizes of the activation layers a node stands for: one, a tournament's levels, or none."""
-    if isinstance(node.op, Activation):
-        return (node.size,)
+def _tournament(network: Network, node: Node) -> tuple[int, ...]:
+    """Numbers of relu's in the levels of a maximum pool's separable tournament."""
     if not isinstance(node.op, MaxPool):
         return ()
     op = node.op
@@ -183,5 +198,5 @@ def _product(network: Network) -> tuple[float, float]:
                 channels = source.shape[0]
                 layer, work = layer / channels**2, work / channels**3
         memory = max(memory, layer)
-        seconds += RECURSION_WORK * work / FLOPS
+        seconds += NORM_WORK * work / FLOPS
     return memory + DOUBLE * (network.nodes[0].size + network.nodes[-1].size), seconds

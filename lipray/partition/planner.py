@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from lipray.errors import PlanError, UsageError
 from lipray.model.network import AdaptiveAvgPool, AvgPool, Concat, Conv, Dense, MaxPool, Network, Sum
 from lipray.partition.cost import estimate_cost, fits
@@ -27,9 +29,10 @@ def plan_network(
     fewest, largest tiles that do. With p > 1 every block whose output is a map is tiled at least p x p
     (p in one dimension; an axis shorter than p into its positions), and a tile that does not fit is split
     further. A dense tail hides the maps before it, so a block that is to be tiled is cut before the tail;
-    with no ``block_depth`` that is the only cut, as long as the tail fits. A block with one linear operator
-    is left whole, because its product bound is already the best of these methods. A block that neither fits
-    nor can be tiled has no tiles: the product bound stands for it.
+    with no ``block_depth`` that is the only cut, as long as the parts can be made to fit, and otherwise
+    blocks are as deep as p x p tiles of them fit. A block with one linear operator is left whole, because its
+    product bound is already the best of these methods. A block that neither fits nor can be tiled has no
+    tiles: the product bound stands for it.
 
     Args:
         network: the whole network.
@@ -90,15 +93,26 @@ def _blocks(
     def fitting(block: Network) -> bool:
         return fits(block, method, settings)
 
-    asked = factor is not None and factor > 1
-    if depth is None and asked:
-        parts = _split_map(network, factor or 1)
-        # The map is one block, tiled as finely as it needs; what follows is grouped as it fits.
-        return (*parts[:-1], *(parts[-1:] if len(parts) == 1 else split_depth(parts[-1], None, fits=fitting)))
-    blocks: list[Network] = []
-    for block in split_depth(network, depth, fits=fitting):
-        blocks.extend(_split_map(block, factor or 1) if asked or not fitting(block) else (block,))
-    return tuple(blocks)
+    if factor is None or factor == 1:
+        blocks = split_depth(network, depth, fits=fitting)
+        return tuple(part for block in blocks for part in ((block,) if fitting(block) else _split_map(block, 1)))
+    if depth is not None:
+        return tuple(part for block in split_depth(network, depth) for part in _split_map(block, factor))
+    # One block for the maps, tiled as finely as it needs; what follows them is grouped as it fits.
+    head, *tail = _split_map(network, factor)
+    heads: tuple[Network, ...] = (head,)
+    if not _fits_in_tiles(head, max(head.output_shape[1:], default=1), fitting):
+        heads = split_depth(head, None, fits=lambda block: _fits_in_tiles(block, factor, fitting))
+    return (*heads, *(block for part in tail for block in split_depth(part, None, fits=fitting)))
+
+
+def _fits_in_tiles(block: Network, factor: int, fitting: Callable[[Network], bool]) -> bool:
+    """Whether the block fits whole, or as p tiles per axis."""
+    if fitting(block):
+        return True
+    if not is_tileable(block):
+        return False
+    return all(fitting(tile) for tile in _distinct(cut_tiles(block, tile_windows(block.output_shape, factor))))
 
 
 def _split_map(block: Network, factor: int) -> tuple[Network, ...]:
@@ -173,6 +187,11 @@ def _cut_block(
     return asked, tuple(labelled)
 
 
+def _distinct(tiles: Sequence[CutTile]) -> tuple[Network, ...]:
+    """The tiles' networks, each object once: translates share one."""
+    return tuple({id(tile.network): tile.network for tile in tiles}.values())
+
+
 def _search(block: Network, method: str, settings: Settings) -> int | None:
     """The smallest factor whose tiles all fit, or ``None`` where single positions do not.
 
@@ -180,8 +199,8 @@ def _search(block: Network, method: str, settings: Settings) -> int | None:
     """
 
     def fitting(factor: int) -> bool:
-        tiles = {id(tile.network): tile.network for tile in cut_tiles(block, tile_windows(block.output_shape, factor))}
-        return all(fits(tile, method, settings) for tile in tiles.values())
+        tiles = cut_tiles(block, tile_windows(block.output_shape, factor))
+        return all(fits(tile, method, settings) for tile in _distinct(tiles))
 
     low, high = 1, max(block.output_shape[1:])
     if not fitting(high):
@@ -207,7 +226,7 @@ def _refine(block: Network, tile: CutTile, method: str, settings: Settings) -> t
             for window in tile_windows(shape, factor)
         )
         parts = cut_tiles(block, windows)
-        if all(fits(part.network, method, settings) for part in parts):
+        if all(fits(part, method, settings) for part in _distinct(parts)):
             return parts
     return None
 

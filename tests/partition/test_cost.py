@@ -23,33 +23,49 @@ def mlp(*widths):
 
 
 def test_order_and_interior_point_memory():
+    # The input is no wider than the first layer's rows: 100 + 100 + 50.
     cost = estimate_cost(mlp(784, 100, 50, 10), "ellipsoid", Settings())
-    assert (cost.order, cost.neurons) == (934, 150)
-    assert cost.memory_bytes == 14 * 8 * 934**2
+    assert (cost.order, cost.neurons) == (250, 150)
+    assert cost.memory_bytes == 14 * 8 * 250**2
+    assert estimate_cost(mlp(30, 100, 50, 10), "ellipsoid", Settings()).order == 180
 
 
-def test_frontier_of_a_chain_is_the_largest_pair_of_neighbours():
-    # No interior point: order 3000 + ... is beyond it. Pairs: (3000, 400), (400, 500), (500, 10).
-    cost = estimate_cost(mlp(3000, 400, 500, 10), "ellipsoid", Settings())
-    assert cost.memory_bytes == 8 * 4 * 3400**2 * 4
-    # The closed form needs one pass of the recursion whatever the order.
-    closed = estimate_cost(mlp(300, 40, 50, 10), "ellipsoid", Settings(iterations=0))
-    assert closed.memory_bytes == 8 * 4 * 340**2 * 4
+def test_the_front_of_a_chain_is_a_layer_and_the_next():
+    entries = 400 * (400 + 500) + 500 * (500 + 10) + 10**2
+    closed = estimate_cost(mlp(3000, 400, 500, 10), "ellipsoid", Settings(iterations=0))
+    assert closed.memory_bytes == 8 * 4 * entries
+    # The same where the order, 2 * 2000 + 100, is beyond the interior-point method.
+    steps = estimate_cost(mlp(3000, 2000, 100, 10), "ellipsoid", Settings())
+    assert steps.memory_bytes == 8 * 10 * (2000 * 2100 + 100 * 110 + 10**2)
 
 
-def test_a_skip_stays_in_the_frontier():
+def test_a_skip_stays_in_the_front():
     nodes = (
         Node("x", Input(), (), (6,)),
         Node("fc1", Dense("a", None), (0,), (5,)),
         Node("relu1", RELU, (1,), (5,)),
-        Node("fc2", Dense("b", None), (2,), (6,)),
-        Node("relu2", RELU, (3,), (6,)),
-        Node("sum", Sum((1.0, 1.0)), (0, 4), (6,)),
+        Node("fc2", Dense("b", None), (2,), (4,)),
+        Node("relu2", RELU, (3,), (4,)),
+        Node("fc3", Dense("c", None), (4,), (5,)),
+        Node("sum", Sum((1.0, 1.0)), (2, 5), (5,)),
     )
-    network = Network(nodes, {"a": np.zeros((5, 6)), "b": np.zeros((6, 5))})
-    # While relu2 is formed: x (needed by the sum), relu1, and relu2 itself.
-    cost = estimate_cost(network, "ellipsoid", Settings(iterations=0))
-    assert cost.memory_bytes == 8 * 4 * 17**2 * 4
+    weights = {"a": np.zeros((5, 6)), "b": np.zeros((4, 5)), "c": np.zeros((5, 4))}
+    cost = estimate_cost(Network(nodes, weights), "ellipsoid", Settings(iterations=0))
+    # relu1 is read by relu2 and by the output: its front is all three.
+    assert cost.memory_bytes == 8 * 4 * (5 * (5 + 4 + 5) + 4 * (4 + 5) + 5**2)
+
+
+def test_slopes_away_from_zero_keep_what_they_read():
+    def chain(lower):
+        network = mlp(9, 7, 5, 3)
+        op = Activation("leaky_relu", (lower,), (1.0,))
+        return Network(tuple(replace(n, op=op) if n.op == RELU else n for n in network.nodes), network.weights)
+
+    straight, bent = (estimate_cost(chain(lower), "ellipsoid", Settings(iterations=0)) for lower in (0.0, 0.1))
+    assert straight.neurons == bent.neurons == 12
+    # Each layer also reads all earlier ones, the input included: every front is all that follows.
+    assert straight.memory_bytes == 8 * 4 * (7 * 12 + 5 * 8 + 9)
+    assert bent.memory_bytes == 8 * 4 * (7 * 15 + 5 * 8 + 9)
 
 
 def test_a_maximum_pool_counts_its_tournament():

@@ -111,6 +111,15 @@ def test_a_dense_tail_does_not_hide_the_map_from_the_factor():
     assert [len(block.tiles) for block in deep.blocks] == [4, 4, 1]
 
 
+def test_a_map_too_deep_for_any_tile_is_cut_in_depth_as_well():
+    network = convolutions(layers=6, classes=5)
+    settings = cap(plan_network(network, settings=Settings(), block_depth=2).blocks[0].network, 0.5)
+    plan = plan_network(network, settings=settings, partition_factor=2)
+    assert len(plan.blocks) > 2
+    assert all(tile.memory <= settings.memory for block in plan.blocks for tile in block.tiles)
+    assert any(len(block.tiles) >= 4 for block in plan.blocks)
+
+
 def test_a_single_linear_operator_is_not_tiled():
     plan = plan_network(convolutions(layers=3, classes=5), settings=Settings(), partition_factor=2, block_depth=1)
     assert [len(block.tiles) for block in plan.blocks] == [1, 1, 1]
