@@ -168,7 +168,9 @@ def load_torch(path: Path, *, trust: bool) -> object:
         with warnings.catch_warnings():
             # torch warns of pickle protocols it does not write itself; the result is the same.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=not trust)
+            # By path, torch would choose the format by the name's suffix.
+            with path.open("rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
         if trust or not ("Unsupported" in str(error) or found):

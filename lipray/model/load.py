@@ -203,16 +203,10 @@ def _open_pickled(path: Path, *, trust: bool) -> nn.Module:
 
 
 def _open_exported(path: Path) -> nn.Module:
-    import torch
+    from lipray.model.exported import open_exported
 
-    try:
-        with _quiet():
-            program = torch.export.load(path)
-    except Exception as error:  # noqa: BLE001 - whatever the file makes torch raise is the file's fault
-        raise ModelError(
-            str(path), f"torch.export.load failed: {_told(error)}", hint="Export the model again."
-        ) from None
-    return program.module()
+    with _quiet():
+        return open_exported(path)
 
 
 def _open_torchscript(path: Path) -> nn.Module:
