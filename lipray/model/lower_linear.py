@@ -39,6 +39,8 @@ def _conv(
         raise builder.refuse(f"its weight depends on the input: {_TWO_SIGNALS}", _CUT)
     kernel = weight.value.shape[2:]
     axes = len(kernel)
+    if len(x.shape) != axes + 1:
+        raise builder.refuse(f"it takes the batch for channels: the signal has shape {x.shape}", "Add a channel axis.")
     dilation = spread(dilation, axes)
     if padding == "same":
         totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
@@ -96,10 +98,19 @@ def map_channels(builder: Builder, x: Signal, matrix: torch.Tensor, suffix: str 
 
 
 def _batch_norm(
-    builder: Builder, _shape: Shape, x: Any, weight: Any, bias: Any, mean: Any, var: Any, *rest: Any
-) -> tuple[Signal, None, None]:
-    eps = rest[-1]
-    if not (isinstance(mean, Constant) and isinstance(var, Constant)):
+    builder: Builder,
+    _shape: Shape,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    var: Any,
+    training: bool,
+    _momentum: float,
+    eps: float,
+    *_: Any,
+) -> Signal:
+    if training or not (isinstance(mean, Constant) and isinstance(var, Constant)):
         raise builder.refuse("BatchNorm uses the statistics of the batch", EVAL_HINT)
     gamma = torch.ones_like(var.value) if weight is None else weight.value
     beta = torch.zeros_like(var.value) if bias is None else bias.value
@@ -107,7 +118,11 @@ def _batch_norm(
     check_finite(f"{builder.layer}.running_var (1/sqrt(var + eps))", scale.numpy())
     shift = beta - mean.value * scale
     op = ChannelAffine(builder.array(scale, "scale"), builder.array(shift, "shift"))
-    return builder.add(op, [x], x.shape), None, None
+    return builder.add(op, [x], x.shape)
+
+
+def _native_batch_norm(builder: Builder, shape: Shape, *args: Any) -> tuple[Signal, None, None]:
+    return _batch_norm(builder, shape, *args[:5], False, *args[5:]), None, None
 
 
 def _number(value: Any) -> torch.Tensor:
@@ -234,7 +249,8 @@ RULES: dict[str, Rule] = {
     "mm": _matmul,
     "bmm": _matmul,
     "addmm": _addmm,
-    "_native_batch_norm_legit_no_training": _batch_norm,
+    "batch_norm": _batch_norm,
+    "_native_batch_norm_legit_no_training": _native_batch_norm,
     "add": _add,
     "sub": _sub,
     "rsub": _rsub,

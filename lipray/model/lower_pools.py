@@ -11,7 +11,7 @@ import torch
 from lipray.model.lower_activations import RULES as ELEMENTWISE
 from lipray.model.lower_linear import spread
 from lipray.model.lower_shapes import axis_of
-from lipray.model.lowering import Builder, Rule, Signal
+from lipray.model.lowering import UNUSABLE, Builder, Rule, Signal
 from lipray.model.network import AdaptiveAvgPool, AvgPool, MaxPool, Padding, Shape, Sum
 
 
@@ -24,6 +24,23 @@ def _window(
         end = (m - 1) * s + d * (k - 1) + 1 - p  # one past the last position read
         pairs.append((int(p), max(int(p), int(end - n))))
     return tuple(pairs)
+
+
+def _per_map(axes: int, rule: Rule) -> Rule:
+    """A pool over ``axes`` axes; a signal without a channel axis is a map of one channel."""
+
+    def wrapped(builder: Builder, shape: Shape, x: Signal, *args: Any, **kwargs: Any) -> Any:
+        if len(x.shape) == axes:
+            x = builder.reshape(x, (1, *x.shape))
+            result = rule(builder, (shape[0], 1, *shape[1:]) if shape else (), x, *args, **kwargs)
+            pooled, *rest = result if isinstance(result, tuple) else (result,)
+            pooled = builder.reshape(pooled, pooled.shape[1:])
+            return (pooled, *rest) if rest else pooled
+        if len(x.shape) != axes + 1:
+            raise builder.refuse(f"it pools a signal of shape {x.shape}")
+        return rule(builder, shape, x, *args, **kwargs)
+
+    return wrapped
 
 
 def _avg_pool(
@@ -77,13 +94,13 @@ def _max_pool(
     return builder.add(MaxPool(kernel, stride, pairs, dilation), [x], shape[1:])
 
 
-def _max_pool_pair(builder: Builder, shape: Shape, x: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, None]:
+def _max_pool_pair(builder: Builder, shape: Shape, x: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, object]:
     """Max pooling that also returns indices; the indices jump, so they may not be used."""
     del shape
     axes = len(x.shape) - 1
     blank = torch.zeros(1, *x.shape)
     function = torch.nn.functional.max_pool1d if axes == 1 else torch.nn.functional.max_pool2d
-    return _max_pool(builder, (1, *function(blank, *args, **kwargs).shape[1:]), x, *args, **kwargs), None
+    return _max_pool(builder, (1, *function(blank, *args, **kwargs).shape[1:]), x, *args, **kwargs), UNUSABLE
 
 
 def _adaptive_avg(builder: Builder, shape: Shape, x: Signal, *_: Any) -> Signal:
@@ -97,7 +114,7 @@ def _adaptive_avg(builder: Builder, shape: Shape, x: Signal, *_: Any) -> Signal:
     return builder.add(AdaptiveAvgPool(), [x], shape[1:])
 
 
-def _adaptive_max(builder: Builder, _shape: Shape, x: Signal, output_size: Any) -> tuple[Signal, None]:
+def _adaptive_max(builder: Builder, _shape: Shape, x: Signal, output_size: Any) -> tuple[Signal, object]:
     sizes = x.shape[1:]
     out = spread(output_size, len(sizes))
     if any(n % m for n, m in zip(sizes, out, strict=True)):
@@ -106,7 +123,7 @@ def _adaptive_max(builder: Builder, _shape: Shape, x: Signal, output_size: Any) 
         )
     kernel = tuple(n // m for n, m in zip(sizes, out, strict=True))
     op = MaxPool(kernel, kernel, ((0, 0),) * len(out), (1,) * len(out))
-    return builder.add(op, [x], (x.shape[0], *out)), None
+    return builder.add(op, [x], (x.shape[0], *out)), UNUSABLE
 
 
 def _axes(builder: Builder, x: Signal, dim: Any) -> tuple[int, int]:
@@ -162,7 +179,7 @@ def _max(builder: Builder, shape: Shape, x: Any, other: Any = None, keepdim: boo
         raise builder.refuse("it reduces over the batch", "Name the axes, such as x.amax((2, 3)).")
     axis = axis_of(builder, x, other)
     left = (1,) if keepdim else ()
-    return _reduce(builder, (0, *x.shape[:axis], *left, *x.shape[axis + 1 :]), x, other, "max"), None
+    return _reduce(builder, (0, *x.shape[:axis], *left, *x.shape[axis + 1 :]), x, other, "max"), UNUSABLE
 
 
 def _min(builder: Builder, shape: Shape, x: Any, other: Any = None, keepdim: bool = False) -> Any:
@@ -170,20 +187,20 @@ def _min(builder: Builder, shape: Shape, x: Any, other: Any = None, keepdim: boo
         return ELEMENTWISE["minimum"](builder, shape, x, other)
     negative = builder.add(Sum((-1.0,)), [x], x.shape)
     result, _ = _max(builder, shape, negative, other, keepdim)
-    return builder.add(Sum((-1.0,)), [result], result.shape), None
+    return builder.add(Sum((-1.0,)), [result], result.shape), UNUSABLE
 
 
 RULES: dict[str, Rule] = {
-    "avg_pool1d": _avg_pool,
-    "avg_pool2d": _avg_pool,
-    "max_pool1d": _max_pool,
-    "max_pool2d": _max_pool,
-    "max_pool2d_with_indices": _max_pool_pair,
-    "max_pool1d_with_indices": _max_pool_pair,
-    "adaptive_avg_pool1d": _adaptive_avg,
-    "adaptive_avg_pool2d": _adaptive_avg,
-    "adaptive_max_pool1d": _adaptive_max,
-    "adaptive_max_pool2d": _adaptive_max,
+    "avg_pool1d": _per_map(1, _avg_pool),
+    "avg_pool2d": _per_map(2, _avg_pool),
+    "max_pool1d": _per_map(1, _max_pool),
+    "max_pool2d": _per_map(2, _max_pool),
+    "max_pool2d_with_indices": _per_map(2, _max_pool_pair),
+    "max_pool1d_with_indices": _per_map(1, _max_pool_pair),
+    "adaptive_avg_pool1d": _per_map(1, _adaptive_avg),
+    "adaptive_avg_pool2d": _per_map(2, _adaptive_avg),
+    "adaptive_max_pool1d": _per_map(1, _adaptive_max),
+    "adaptive_max_pool2d": _per_map(2, _adaptive_max),
     "mean": _mean,
     "sum": _sum,
     "amax": _amax,

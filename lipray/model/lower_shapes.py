@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812  (torch's own convention)
 from lipray.model.lower_linear import affine, broadcast, map_channels
 from lipray.model.lowering import Builder, Rule, Signal
 from lipray.model.network import AvgPool, Concat, Pad, Shape
+from lipray.model.refusals import refuse_operation
 from lipray.model.tracing import BATCH, Constant
 
 _MIXES = "it mixes the inputs of a batch"
@@ -38,6 +39,12 @@ def _view(builder: Builder, shape: Shape, x: Signal, *_: Any, **__: Any) -> Sign
 
 
 def _same(_builder: Builder, _shape: Shape, x: Signal, *_: Any, **__: Any) -> Signal:
+    return x
+
+
+def _dropout(builder: Builder, _shape: Shape, x: Signal, _probability: float, train: bool) -> Signal:
+    if train:
+        raise refuse_operation(builder.layer, "native_dropout", None, builder.source)
     return x
 
 
@@ -86,7 +93,13 @@ def crop(builder: Builder, x: Signal, axis: int, start: int, stop: int, step: in
         stride = tuple(step if a == axis - 1 else 1 for a in range(axes))
         count = len(range(start, stop, step))
         strided = (*x.shape[:axis], count, *x.shape[axis + 1 :])
-        x = builder.add(AvgPool((1,) * axes, stride, ((0, 0),) * axes), [x], strided)
+        op = AvgPool((1,) * axes, stride, ((0, 0),) * axes)
+        before = builder.nodes[x.index]
+        if isinstance(before.op, AvgPool) and before.op == AvgPool(op.kernel, before.op.stride, op.padding):
+            # x[:, :, ::2, ::2] is one subsampling, not two
+            op = AvgPool(op.kernel, tuple(a * b for a, b in zip(stride, before.op.stride, strict=True)), op.padding)
+            x = Signal(before.inputs[0], builder.nodes[before.inputs[0]].shape)
+        x = builder.add(op, [x], strided)
     return x
 
 
@@ -218,7 +231,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         ("view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as"), _view
     ),
-    **dict.fromkeys(("clone", "alias", "detach", "contiguous", "lift_fresh_copy", "dropout"), _same),
+    **dict.fromkeys(("clone", "alias", "detach", "contiguous", "lift_fresh_copy"), _same),
+    **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), _dropout),
     "_to_copy": _cast,
     "permute": _permute,
     "transpose": _transpose,

@@ -22,7 +22,7 @@ import torch
 
 from lipray.errors import InputShapeError, LiprayError, ModelError, NonFiniteWeightsError, UnsupportedLayerError
 from lipray.model.network import Input, Network, Node, Op, Reshape, Shape, Softmax, array_keys
-from lipray.model.refusals import EVAL_HINT, is_random, refuse_operation
+from lipray.model.refusals import CUT_HINT, EVAL_HINT, MissingRuleError, is_random, refuse_operation
 from lipray.model.tracing import BATCH, Constant, Trace
 
 
@@ -72,7 +72,7 @@ class Builder:
             return value.name
         if isinstance(value, Constant):
             value = value.value
-        plain = np.array(value.detach() if isinstance(value, torch.Tensor) else value, dtype=np.float64)
+        plain = np.array(value.detach().numpy() if isinstance(value, torch.Tensor) else value, dtype=np.float64)
         wanted = f"{self.layer}.{suffix}"
         check_finite(wanted, plain)
         for key in (k for k in self.weights if k == wanted or k.startswith(f"{wanted}_")):
@@ -84,7 +84,7 @@ class Builder:
 
     def refuse(self, why: str, hint: str | None = None) -> UnsupportedLayerError:
         """The error for this layer."""
-        return UnsupportedLayerError(self.layer, f"{why}{self.source}", hint=hint)
+        return UnsupportedLayerError(self.layer, f"{why}{self.source}", hint=hint or CUT_HINT)
 
     @staticmethod
     def _unique(wanted: str, taken: set[str]) -> str:
@@ -95,6 +95,9 @@ class Builder:
         taken.add(name)
         return name
 
+
+UNUSABLE = object()
+"""A result that no rule can use, such as the indices of a max-pool."""
 
 Rule = Callable[..., Any]
 """Called with the builder, the shape torch gives the result, and the operation's own arguments."""
@@ -121,7 +124,7 @@ def lower(trace: Trace, input_shape: Shape, name: str, rules: dict[str, Rule]) -
     builder.nodes.append(Node("input", Input(), (), input_shape))
     builder.names.add("input")
     values: dict[torch.fx.Node, Any] = {}
-    leaves = {path for path, part in trace.module.named_modules() if not any(part.children())}
+    leaves = {path for path, part in trace.module.named_modules() if _is_layer(part)}
     for node in trace.graph.nodes:
         if node.op == "placeholder":
             values[node] = Signal(0, input_shape) if node.name == trace.input else trace.constants.get(node.name)
@@ -136,6 +139,12 @@ def lower(trace: Trace, input_shape: Shape, name: str, rules: dict[str, Rule]) -
     if not isinstance(result, Signal):
         raise ModelError(name, "the output does not depend on the input", hint="Its Lipschitz constant is 0.")
     return _finish(builder, result)
+
+
+def _is_layer(module: torch.nn.Module) -> bool:
+    """Whether a module is one of torch's own layers: its one operation then bears its name."""
+    bases = [kind for kind in type(module).__mro__ if kind is not torch.nn.Module]
+    return not any(module.children()) and any(kind.__module__.startswith("torch.nn.modules") for kind in bases)
 
 
 def _locate(builder: Builder, node: torch.fx.Node, leaves: set[str]) -> None:
@@ -168,14 +177,19 @@ def _call(
         return None
     leaves = list(_flat([args, kwargs]))
     for value in leaves:
+        if value is UNUSABLE:
+            raise builder.refuse("it uses the indices of a maximum, which jump")
         if isinstance(value, Constant):
             check_finite(value.name, value.stored)
-    if is_random(node.target) and operation not in {"rrelu", "native_dropout"}:
-        raise builder.refuse("its output is random", EVAL_HINT)
     if operation in _SHAPE_ONLY or not any(isinstance(value, Signal) for value in leaves):
-        return _fold(node, args, kwargs)
+        if is_random(node.target):
+            raise builder.refuse("its output is random", EVAL_HINT)
+        try:
+            return _fold(node, args, kwargs)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise builder.refuse(f"lipray cannot compute {operation!r} of constants: {error}") from error
     if operation not in rules:
-        raise _with_source(refuse_operation(builder.layer, operation), builder)
+        raise refuse_operation(builder.layer, operation, node.target, builder.source)
     meta = node.meta.get("val")
     shape = tuple(int(n) for n in meta.shape) if isinstance(meta, torch.Tensor) else ()
     try:
@@ -183,12 +197,8 @@ def _call(
     except LiprayError:
         raise
     except (TypeError, ValueError, IndexError, AttributeError) as error:
-        raise builder.refuse(f"lipray cannot express this form of {operation!r}: {error}") from error
-
-
-def _with_source(error: UnsupportedLayerError, builder: Builder) -> UnsupportedLayerError:
-    layer, why = error.args
-    return UnsupportedLayerError(layer, f"{why}{builder.source}", hint=error.hint)
+        why = f"lipray cannot express this form of {operation!r}: {error}{builder.source}"
+        raise MissingRuleError(builder.layer, why, hint=CUT_HINT) from error
 
 
 def _fold(node: torch.fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -201,7 +211,7 @@ def _fold(node: torch.fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
     def wrap(value: Any, index: str = "") -> Any:
         if isinstance(value, torch.Tensor):
             plain = value.double() if value.is_floating_point() else value
-            return Constant(f"{node.name}{index}", plain, np.array(plain))
+            return Constant(f"{node.name}{index}", plain, plain.numpy())
         if isinstance(value, tuple | list):
             return tuple(wrap(v, f"{index}.{i}") for i, v in enumerate(value))
         return value

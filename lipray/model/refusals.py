@@ -11,27 +11,32 @@ from torch import nn
 
 from lipray.errors import UnsupportedLayerError
 
+
+class MissingRuleError(UnsupportedLayerError):
+    """An operation without a rule; in its simplest operations the layer may still have one: (layer, why)."""
+
+
 EVAL_HINT = "call module.eval()"
 _NOT_LIPSCHITZ = "it is not globally Lipschitz"
 _BATCH_NORM_HINT = "Use BatchNorm in eval mode instead, or bound the parts before and after it on their own."
-_CUT_HINT = "Bound the parts before and after it on their own, or replace the layer."
+CUT_HINT = "Bound the parts before and after it on their own, or replace the layer."
 
 _REFUSED_MODULES: tuple[tuple[tuple[type[nn.Module], ...], str, str], ...] = (
     ((nn.LayerNorm, nn.RMSNorm, nn.GroupNorm), f"{_NOT_LIPSCHITZ}: it divides by statistics of its input",
      _BATCH_NORM_HINT),
     ((nn.modules.instancenorm._InstanceNorm,), f"{_NOT_LIPSCHITZ}: it divides by statistics of its input",  # noqa: SLF001
      _BATCH_NORM_HINT),
-    ((nn.LocalResponseNorm, nn.CrossMapLRN2d), "it divides one signal by another", _CUT_HINT),
+    ((nn.LocalResponseNorm, nn.CrossMapLRN2d), "it divides one signal by another", CUT_HINT),
     ((nn.MultiheadAttention, nn.Transformer, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer),
-     f"dot-product attention multiplies two signals, so {_NOT_LIPSCHITZ}", _CUT_HINT),
-    ((nn.RNNBase, nn.RNNCellBase), "recurrent layers are not feed-forward", _CUT_HINT),
+     f"dot-product attention multiplies two signals, so {_NOT_LIPSCHITZ}", CUT_HINT),
+    ((nn.RNNBase, nn.RNNCellBase), "recurrent layers are not feed-forward", CUT_HINT),
     ((nn.Embedding, nn.EmbeddingBag), "its input is an integer, for which no Lipschitz constant is defined",
      "Bound the network that takes the embedded vectors."),
     ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), "transposed convolution is not implemented",
-     _CUT_HINT),
-    ((nn.Conv3d,), "three-dimensional convolution is not implemented", _CUT_HINT),
-    ((nn.Bilinear,), f"it multiplies two signals, so {_NOT_LIPSCHITZ}", _CUT_HINT),
-    ((nn.GLU,), f"a gate multiplies two signals, so {_NOT_LIPSCHITZ}", _CUT_HINT),
+     CUT_HINT),
+    ((nn.Conv3d,), "three-dimensional convolution is not implemented", CUT_HINT),
+    ((nn.Bilinear,), f"it multiplies two signals, so {_NOT_LIPSCHITZ}", CUT_HINT),
+    ((nn.GLU,), f"a gate multiplies two signals, so {_NOT_LIPSCHITZ}", CUT_HINT),
 )  # fmt: skip
 
 _REFUSED_OPERATIONS: dict[str, tuple[str, str]] = {
@@ -39,19 +44,19 @@ _REFUSED_OPERATIONS: dict[str, tuple[str, str]] = {
     "rms_norm": (f"{_NOT_LIPSCHITZ}: it divides by statistics of its input", _BATCH_NORM_HINT),
     "group_norm": (f"{_NOT_LIPSCHITZ}: it divides by statistics of its input", _BATCH_NORM_HINT),
     "instance_norm": (f"{_NOT_LIPSCHITZ}: it divides by statistics of its input", _BATCH_NORM_HINT),
-    "scaled_dot_product_attention": (f"attention multiplies two signals, so {_NOT_LIPSCHITZ}", _CUT_HINT),
-    "glu": (f"a gate multiplies two signals, so {_NOT_LIPSCHITZ}", _CUT_HINT),
-    "pow": ("a power of a signal is not globally Lipschitz", _CUT_HINT),
-    "exp": ("the exponential is not globally Lipschitz", _CUT_HINT),
-    "log": ("the logarithm is not globally Lipschitz", _CUT_HINT),
-    "sqrt": ("the square root is not globally Lipschitz", _CUT_HINT),
-    "rsqrt": ("the inverse square root is not globally Lipschitz", _CUT_HINT),
-    "reciprocal": ("the reciprocal of a signal is not globally Lipschitz", _CUT_HINT),
-    "sign": ("the sign of a signal jumps, so it is not Lipschitz", _CUT_HINT),
-    "round": ("rounding jumps, so it is not Lipschitz", _CUT_HINT),
-    "floor": ("rounding jumps, so it is not Lipschitz", _CUT_HINT),
-    "where": ("a choice by condition may jump, so it has no known Lipschitz constant", _CUT_HINT),
-    "item": ("it turns a signal into a Python number (data-dependent control flow)", _CUT_HINT),
+    "scaled_dot_product_attention": (f"attention multiplies two signals, so {_NOT_LIPSCHITZ}", CUT_HINT),
+    "glu": (f"a gate multiplies two signals, so {_NOT_LIPSCHITZ}", CUT_HINT),
+    "pow": ("a power of a signal is not globally Lipschitz", CUT_HINT),
+    "exp": ("the exponential is not globally Lipschitz", CUT_HINT),
+    "log": ("the logarithm is not globally Lipschitz", CUT_HINT),
+    "sqrt": ("the square root is not globally Lipschitz", CUT_HINT),
+    "rsqrt": ("the inverse square root is not globally Lipschitz", CUT_HINT),
+    "reciprocal": ("the reciprocal of a signal is not globally Lipschitz", CUT_HINT),
+    "sign": ("the sign of a signal jumps, so it is not Lipschitz", CUT_HINT),
+    "round": ("rounding jumps, so it is not Lipschitz", CUT_HINT),
+    "floor": ("rounding jumps, so it is not Lipschitz", CUT_HINT),
+    "where": ("a choice by condition may jump, so it has no known Lipschitz constant", CUT_HINT),
+    "item": ("it turns a signal into a Python number (data-dependent control flow)", CUT_HINT),
     "_native_batch_norm_legit_functional": ("BatchNorm uses the statistics of the batch", EVAL_HINT),
     "_native_batch_norm_legit": ("BatchNorm uses the statistics of the batch", EVAL_HINT),
     "native_dropout": ("dropout is active, so the output is random", f"{EVAL_HINT}, and pass training=self.training."),
@@ -94,10 +99,21 @@ def refuse_module(path: str, module: nn.Module, *, executed: bool) -> None:
             raise UnsupportedLayerError(path, f"{name}: {why}", hint=hint)
 
 
-def refuse_operation(path: str, operation: str) -> UnsupportedLayerError:
-    """The error for an ATen operation without a rule, named without its overload."""
-    why, hint = _REFUSED_OPERATIONS.get(operation, (f"lipray has no rule for the operation {operation!r}", _CUT_HINT))
-    return UnsupportedLayerError(path, why, hint=hint)
+def refuse_operation(path: str, operation: str, target: object, source: str) -> UnsupportedLayerError:
+    """The error for an ATen operation without a rule.
+
+    Args:
+        path: the qualified name of the layer.
+        operation: the operation's name without its overload.
+        target: the operation itself.
+        source: where it stands in the user's code, or nothing.
+    """
+    if operation in _REFUSED_OPERATIONS:
+        why, hint = _REFUSED_OPERATIONS[operation]
+        return UnsupportedLayerError(path, why + source, hint=hint)
+    if is_random(target):
+        return UnsupportedLayerError(path, f"its output is random{source}", hint=EVAL_HINT)
+    return MissingRuleError(path, f"lipray has no rule for the operation {operation!r}{source}", hint=CUT_HINT)
 
 
 def is_random(target: object) -> bool:

@@ -24,9 +24,9 @@ from torch.nn.utils import parametrize
 
 from lipray.errors import InputShapeError, LiprayError, ModelError, UnsupportedLayerError
 from lipray.model.network import Shape
-from lipray.model.refusals import refuse_module
+from lipray.model.refusals import CUT_HINT, EVAL_HINT, refuse_module
 
-BATCH = 3
+BATCH = 2
 """Inputs per batch while tracing: more than one, so that mixing the inputs of a batch shows in the shapes."""
 
 
@@ -41,17 +41,22 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What ``trace`` returns.
+    """A traced module.
 
     ``graph`` holds ATen calls; ``constants`` maps its placeholders to the module's tensors; ``input`` and
-    ``output`` name the placeholder of the signal and the value returned; ``module`` is the float64 copy.
+    ``output`` name the placeholder of the signal and the value returned; ``module`` is the float64 copy,
+    ``stored`` its arrays as they were, by qualified name. ``functional`` says that in-place operations and
+    composite ones without a kernel of their own have been rewritten.
     """
 
     graph: torch.fx.Graph
     constants: dict[str, Constant]
     input: str
     output: torch.fx.Node
+    functional: bool
+    program: torch.export.ExportedProgram = field(repr=False)
     module: torch.nn.Module = field(repr=False)
+    stored: dict[str, np.ndarray] = field(repr=False)
 
 
 def trace(module: torch.nn.Module, input_shape: Shape, name: str) -> Trace:
@@ -74,14 +79,42 @@ def trace(module: torch.nn.Module, input_shape: Shape, name: str) -> Trace:
             f"the forward pass returns {type(result).__name__}, not one tensor",
             hint="Wrap the module so that forward returns the one output to bound.",
         )
-    program = _export(twin, batch, name)
+    with _tracing(name):
+        program = torch.export.export(twin, (batch,), strict=False)
+    changes = any(
+        isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable  # noqa: SLF001
+        for node in program.graph.nodes
+    )
+    first = _read(program, twin, stored, name, functional=False)
+    return functional(first, name) if changes else first
+
+
+def functional(first: Trace, name: str) -> Trace:
+    """The trace without in-place operations (slower to make, so only where they occur or a rule is missing).
+
+    Raises:
+        ModelError: when the forward pass changes the module's state or its input.
+    """
+    with _tracing(name):
+        program = first.program.run_decompositions({})
+    return _read(program, first.module, first.stored, name, functional=True)
+
+
+def _read(
+    program: torch.export.ExportedProgram,
+    module: torch.nn.Module,
+    stored: dict[str, np.ndarray],
+    name: str,
+    *,
+    functional: bool,
+) -> Trace:
     signature = program.graph_signature
-    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
-        changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+    changed = [*signature.buffers_to_mutate.values(), *signature.parameters_to_mutate.values()]
+    if changed:  # a changed input is no matter: it is the caller's copy
         raise ModelError(
             name,
             f"the forward pass changes {changed[0]!r}, so it is not a fixed function",
-            hint="call module.eval(), and keep state out of forward.",
+            hint=f"{EVAL_HINT}, and keep state out of forward.",
         )
     constants = {}
     for spec in signature.input_specs:
@@ -93,10 +126,11 @@ def trace(module: torch.nn.Module, input_shape: Shape, name: str) -> Trace:
             array = stored.get(spec.target)
             constants[spec.arg.name] = Constant(spec.target, tensor, _to_numpy(tensor) if array is None else array)
     (user_input,) = signature.user_inputs
-    output = program.graph.output_node().args[0][0]
+    kinds = [spec.kind for spec in signature.output_specs]
+    output = program.graph.output_node().args[0][kinds.index(torch.export.graph_signature.OutputKind.USER_OUTPUT)]
     if not isinstance(output, torch.fx.Node):
         raise ModelError(name, "the forward pass returns a constant")
-    return Trace(program.graph, constants, str(user_input), output, twin)
+    return Trace(program.graph, constants, str(user_input), output, functional, program, module, stored)
 
 
 def _float64_copy(module: torch.nn.Module, name: str) -> tuple[torch.nn.Module, dict[str, np.ndarray]]:
@@ -108,7 +142,7 @@ def _float64_copy(module: torch.nn.Module, name: str) -> tuple[torch.nn.Module, 
             raise ModelError(name, f"{path!r} is on the meta device", hint="Load the weights first.")
         if parameter.is_complex():
             layer = path.rpartition(".")[0]
-            raise UnsupportedLayerError(layer or name, f"the tensor {path!r} is complex")
+            raise UnsupportedLayerError(layer or name, f"the tensor {path!r} is complex", hint=CUT_HINT)
     for path, part in module.named_modules():
         refuse_module(path or name, part, executed=False)
     # Tensors that autograd made (the effective weight of weight_norm) cannot be deep-copied; their values can.
@@ -182,10 +216,24 @@ def _run(module: torch.nn.Module, batch: torch.Tensor, input_shape: Shape, name:
     except LiprayError:
         raise
     except Exception as error:
+        if len(batch) > 1 and _runs(module, batch[:1]):
+            raise ModelError(
+                name,
+                "the forward pass works for a batch of one input only",
+                hint="Use x.flatten(1) or x.view(x.size(0), -1) in place of a fixed batch size.",
+            ) from error
         raise _forward_error(error, running[-1] if running else (name, module, (batch,)), input_shape, name) from error
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _runs(module: torch.nn.Module, batch: torch.Tensor) -> bool:
+    try:
+        module(batch)
+    except Exception:  # noqa: BLE001  (whatever it is, the first error is the one to report)
+        return False
+    return True
 
 
 def _forward_error(
@@ -221,12 +269,12 @@ def _expectation(part: torch.nn.Module) -> str:
     return ""
 
 
-def _export(module: torch.nn.Module, batch: torch.Tensor, name: str) -> torch.export.ExportedProgram:
+@contextlib.contextmanager
+def _tracing(name: str) -> Iterator[None]:
+    """Turn what torch.export raises into errors of lipray."""
     try:
         with _quiet(), torch.no_grad():
-            program = torch.export.export(module, (batch,), strict=False)
-            functional: torch.export.ExportedProgram = program.run_decompositions({})
-            return functional
+            yield
     except Exception as error:
         if "data-dependent" in str(error) or "DataDependent" in type(error).__name__:
             raise UnsupportedLayerError(
