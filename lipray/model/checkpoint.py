@@ -97,7 +97,7 @@ def _archive_kind(path: Path) -> FileKind:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile:
+    except Exception:  # noqa: BLE001 - damaged archives raise many kinds; torch.load says what is wrong
         return FileKind.TORCH
     if any(name.endswith(("/archive_format", "serialized_exported_program.json")) for name in names):
         return FileKind.EXPORTED

@@ -9,7 +9,7 @@ import numpy as np
 
 from lipray.model.network import AvgPool, MaxPool, Padding
 from lipray.model.onnx_step import Converter, Step, extent, reshaped, spatial_rank, window
-from lipray.model.onnx_values import Signal, Value
+from lipray.model.onnx_values import LARGEST_SIGNAL, Signal, Value
 
 
 def _pool_geometry(
@@ -33,6 +33,8 @@ def _pool_geometry(
         end = (count - 1) * s + d * (k - 1) + 1 - size - pad[0]
         reached.append((pad[0], max(end, pad[1])))
         spatial.append(count)
+    if x.shape[1] * math.prod(kernel) * math.prod(spatial) > LARGEST_SIGNAL:
+        raise step.refuse(f"its windows {kernel} at {spatial} positions are too many", "The file seems damaged.")
     return kernel, strides, dilations, padding, tuple(reached), tuple(spatial)
 
 

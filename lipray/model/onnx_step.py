@@ -11,7 +11,7 @@ import numpy as np
 
 from lipray.errors import UnsupportedLayerError
 from lipray.model.network import ChannelAffine, Padding, Reshape
-from lipray.model.onnx_values import Builder, Signal, Value
+from lipray.model.onnx_values import LARGEST_SIGNAL, Builder, Signal, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,8 @@ def window(
         raise step.refuse("its strides, dilations or pads do not fit the number of spatial axes")
     if min(strides) < 1 or min(dilations) < 1 or min(kernel) < 1 or min(min(pair) for pair in padding) < 0:
         raise step.refuse("its kernel, strides and dilations must be positive and its pads not negative")
+    if math.prod(size + sum(pair) for size, pair in zip(sizes, padding, strict=True)) > LARGEST_SIGNAL:
+        raise step.refuse(f"its padding {padding} makes the map too large", "The file seems damaged.")
     return strides, dilations, padding
 
 

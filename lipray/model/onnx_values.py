@@ -49,6 +49,10 @@ MAX_READINGS = 8
 """Readings kept per signal; the nearest come first."""
 
 
+LARGEST_SIGNAL = 1 << 28
+"""Entries of the largest signal, padded, or of all windows of a pool; beyond it a file is taken for damaged."""
+
+
 @dataclass(frozen=True, slots=True)
 class Signal:
     """A value that depends on the network's input.
@@ -119,6 +123,8 @@ class Builder:
             raise UnsupportedLayerError(
                 name, f"its output would have shape {shape}", hint="The input is too small for the network."
             )
+        if math.prod(shape) > LARGEST_SIGNAL:
+            raise UnsupportedLayerError(name, f"its output would have shape {shape}", hint="The file seems damaged.")
         inputs = tuple(source.node() for source in sources)
         self.nodes.append(Node(name, op, inputs, shape))
         index = len(self.nodes) - 1

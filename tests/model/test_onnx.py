@@ -585,6 +585,22 @@ def test_a_huge_constant_is_not_built(tmp_path):
         import_onnx(save(tmp_path / "m.onnx", nodes, {"s": ints(1 << 20, 1 << 20)}))
 
 
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("AveragePool", "x", kernel_shape=[2, 2], pads=[0, 0, 1 << 40, 0], count_include_pad=1)],
+        [node("MaxPool", "x", kernel_shape=[1 << 30, 1], pads=[1 << 29, 0, 1 << 29, 0])],
+        [node("Conv", "x w", pads=[1 << 40, 0, 0, 0], strides=[1 << 40, 1])],
+        [node("Pad", "x p")],
+    ],
+)
+def test_a_huge_signal_is_not_built(tmp_path, nodes):
+    used = nodes[0].input
+    constants = {"w": array(1, 2, 2, 2), "p": ints(0, 0, 1 << 40, 0, 0, 0, 0, 0)}
+    with pytest.raises(UnsupportedLayerError, match="node_y"):
+        import_onnx(save(tmp_path / "m.onnx", nodes, {key: value for key, value in constants.items() if key in used}))
+
+
 def test_a_wrong_converter_is_caught(tmp_path, monkeypatch):
     def halved(step):
         return onnx_linear._dense(step, step.signal(), step.floats(1).T * 0.999)
