@@ -1,18 +1,24 @@
 """Activations that exporters spell out: GELU, SiLU, hard swish and Mish as products of signals.
 
-The constants of a spelt-out function are matched to a relative 1e-6 and taken for the ideal ones that
-they round (1/sqrt(2), sqrt(2/pi), 0.044715, 1/6): what is bounded is the function that was exported.
-For GELU this costs nothing, because x Φ(kx) has the same slopes for every k > 0.
+Exporters store sqrt(1/2), sqrt(2/pi), 0.044715 and 1/6 in float32, so these are matched to a relative
+1e-6. The slopes stay proven for the numbers as stored: those of x Φ(kx) are the same for every k > 0
+(substitute y = kx), those of x clip(ax + 1/2, 0, 1) for every a > 0, and for the tanh form, where a
+change of both numbers by 1e-6 moves a slope by less than 2e-6, the interval is widened. Outer factors
+(1/2 and 1) have no rounding and must be exact.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 from lipray.model import activations
 from lipray.model.network import Activation
 from lipray.model.onnx_values import MAX_READINGS, Apply, Leaf, Poly, Reading
+
+TANH_WIDENING = 4e-6
+"""Added to both ends of the slopes of a spelt-out tanh form of GELU."""
 
 _DEGREE = 3
 _NESTING = 2
@@ -86,8 +92,8 @@ def _recognise(base: Poly, other: Poly) -> tuple[int, Activation] | None:
     a, b = (c * value for value in other.coefficients)
     function, argument = other.term.function, other.term.argument
     direct = argument == Poly(base.term, (0.0, 1.0))
-    gate = _near((a,), (0.0,)) and _near((b,), (1.0,))
-    half = _near((a, b), (0.5, 0.5))
+    gate = (a, b) == (0.0, 1.0)
+    half = (a, b) == (0.5, 0.5)
     activation: Activation | None = None
     if function == "sigmoid" and gate and direct:
         activation = activations.silu()
@@ -97,7 +103,10 @@ def _recognise(base: Poly, other: Poly) -> tuple[int, Activation] | None:
         activation = activations.gelu() if _near(argument.coefficients, (0.0, math.sqrt(0.5))) else None
     elif function == "tanh" and half and argument.term == base.term:
         k = math.sqrt(2 / math.pi)
-        activation = activations.gelu("tanh") if _near(argument.coefficients, (0.0, k, 0.0, k * 0.044715)) else None
+        if _near(argument.coefficients, (0.0, k, 0.0, k * 0.044715)):
+            ideal = activations.gelu("tanh")
+            lower, upper = ideal.lower[0] - TANH_WIDENING, ideal.upper[0] + TANH_WIDENING
+            activation = replace(ideal, lower=(lower,), upper=(upper,))
     elif function == "tanh" and gate and argument == _softplus_of(base.term):
         activation = activations.mish()
     return None if activation is None else (base.term.index, activation)

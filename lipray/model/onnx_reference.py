@@ -5,7 +5,7 @@ Some of the reference's operators are replaced:
 - the pools walk through the output entry by entry in Python (minutes for an ImageNet network), and with
   ``ceil_mode`` they share the missing padding between both ends, where torch and onnxruntime put it at
   the end;
-- GELU and hard swish are functions whose bodies hold constants in float32;
+- erf is rounded to float32, and GELU and hard swish are functions whose bodies hold float32 constants;
 - log-softmax is the logarithm of a softmax that underflows;
 - padding by a negative number is refused.
 """
@@ -82,6 +82,8 @@ def _replacements() -> list[type]:
     """Operators for the reference implementation, in numpy; the pools take one operation per kernel position."""
     from onnx.reference.op_run import OpRun
 
+    erf = np.vectorize(math.erf, otypes=[np.float64])
+
     class MaxPool(OpRun):  # type: ignore[misc]  # onnx is not typed
         def _run(self, x: np.ndarray, **attributes: Any) -> tuple[np.ndarray]:
             return (np.max(_windows(x, attributes, -np.inf), axis=0),)
@@ -105,7 +107,11 @@ def _replacements() -> list[type]:
         def _run(self, x: np.ndarray, approximate: str = "none") -> tuple[np.ndarray]:
             if approximate == "tanh":
                 return (0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),)
-            return (0.5 * x * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2))),)
+            return (0.5 * x * (1 + erf(x / math.sqrt(2))),)
+
+    class Erf(OpRun):  # type: ignore[misc]  # onnx is not typed
+        def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+            return (erf(x),)
 
     class HardSwish(OpRun):  # type: ignore[misc]  # onnx is not typed
         def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
@@ -129,7 +135,7 @@ def _replacements() -> list[type]:
                 x = x[tuple(kept if index == axis % x.ndim else slice(None) for index in range(x.ndim))]
             return (x,)
 
-    return [MaxPool, AveragePool, Gelu, HardSwish, LogSoftmax, Pad]
+    return [MaxPool, AveragePool, Erf, Gelu, HardSwish, LogSoftmax, Pad]
 
 
 def _declared(sizes: Sequence[int], attributes: Mapping[str, Any]) -> tuple[list[int], list[int]]:

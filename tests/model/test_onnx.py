@@ -27,6 +27,7 @@ from lipray.model import onnx_import, onnx_linear
 from lipray.model.evaluate import evaluate
 from lipray.model.network import Activation, AvgPool, Conv, Network, Softmax, Sum
 from lipray.model.onnx_import import import_onnx
+from lipray.model.onnx_reference import run_reference
 
 RNG = np.random.default_rng(5)
 
@@ -164,6 +165,33 @@ def test_spelt_activations_are_one_activation(tmp_path, variant, before):
     assert last.function == variant.split(",")[0]
     kinds = [entry.op.function for entry in network.nodes if isinstance(entry.op, Activation)]
     assert kinds == (["tanh"] if before == "tanh" else []) + [last.function]
+
+
+@pytest.mark.parametrize("factor", [1 - 4e-7, 1.0, 1 + 4e-7])
+@pytest.mark.parametrize("variant", SPELT)
+def test_slopes_hold_for_the_numbers_as_stored(tmp_path, variant, factor):
+    """Difference quotients of the graph as it is stand inside the interval, however its numbers were rounded."""
+    stored = {"root", "inverse", "slope", "cubic"}
+    constants = {
+        name: np.asarray(np.float64(value) * (factor if name in stored else 1.0))
+        for name, value in numbers(SPELT[variant]).items()
+    }
+    path = save(tmp_path / "m.onnx", SPELT[variant], constants)
+    op = import_onnx(path).nodes[-1].op
+    x = np.linspace(-6, 6, 200_001)
+    model = onnx.load(path)
+    y = run_reference(model, constants, {"x": x.reshape(1, 1, 1, -1)}).ravel()
+    slopes = np.diff(y) / np.diff(x)
+    assert op.lower[0] - 1e-10 <= slopes.min() <= op.lower[0] + 5e-5
+    assert op.upper[0] - 5e-5 <= slopes.max() <= op.upper[0] + 1e-10
+
+
+@pytest.mark.parametrize(("name", "value"), [("half", 0.5000001), ("one", 1.0000001)])
+def test_outer_factors_must_be_exact(tmp_path, name, value):
+    nodes = SPELT["gelu, divided"]
+    constants = {**numbers(nodes), name: np.asarray(np.float64(value))}
+    with pytest.raises(UnsupportedLayerError):
+        import_onnx(save(tmp_path / "m.onnx", nodes, constants))
 
 
 def test_a_spelt_gelu_with_wrong_numbers_is_refused(tmp_path):
