@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -38,7 +37,6 @@ def show_progress(*, quiet: bool) -> Iterator[Listener]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
         TextColumn("{task.fields[bracket]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
@@ -59,13 +57,16 @@ class _Bar:
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
+        self._place = ""
         self._task: TaskID = bar.add_task("planning", total=None, bracket="")
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, PlanReady):
-            self._bar.update(self._task, description=f"on {event.place}", total=event.tasks)
+            self._bar.update(self._task, description=f"0/{event.tasks} tasks on {event.place}", total=1.0)
+            self._place = event.place
         elif isinstance(event, TaskDone):
-            self._bar.update(self._task, completed=event.done, bracket=f"\\{bracket_text(event)}")
+            done = f"{event.done}/{event.tasks} tasks on {self._place}"
+            self._bar.update(self._task, description=done, completed=event.share, bracket=f"\\{bracket_text(event)}")
             if event.failure is not None:
                 self._bar.console.print(f"failed: {event.label}: {event.failure}", markup=False, style="yellow")
 
@@ -89,8 +90,8 @@ class _Lines:
             if now - self.last >= EVERY or event.done == event.tasks:
                 self.last = now
                 elapsed = now - self.start
-                left = elapsed / event.done * (event.tasks - event.done)
-                eta = f", about {seconds_text(left)} left" if event.done < event.tasks else ""
+                left = elapsed / event.share * (1 - event.share) if event.share > 0.02 else None
+                eta = "" if left is None or event.done == event.tasks else f", about {seconds_text(left)} left"
                 self._line(f"{event.done}/{event.tasks} tasks, bound {bracket_text(event)}{eta}")
 
     def _line(self, text: str) -> None:

@@ -20,7 +20,7 @@ from lipray.partition.plan import Block, Plan
 from lipray.partition.planner import plan_network
 from lipray.partition.subproblem import Settings
 from lipray.partition.worklist import FALLBACK_METHOD, Worklist, worklist
-from lipray.run.events import Event, Listener, LowerBoundImproved, PlanReady, TaskDone, ignore
+from lipray.run.events import Listener, LowerBoundImproved, PlanReady, TaskDone, ignore
 from lipray.run.executor import Done, Executor, Failure, Outcome, Task
 from lipray.run.lower_bound import Ascent, Witness, best, multiply_adds, plan_ascents, task_width
 
@@ -84,7 +84,7 @@ def read_data(path: Path, shape: Shape) -> np.ndarray:
 
 
 def make_tasks(network: Network, plan: Plan, work: Worklist, config: EstimateConfig) -> tuple[Task, ...]:
-    """All tasks in the order to start them: the blocks' product bounds, the lower bound, the longest tiles first."""
+    """All tasks in the order to start them: the blocks' product bounds, then the rest, longest first."""
     blocks = {key: block for block, key in reversed(list(zip(plan.blocks, work.products, strict=True)))}
     tiles = {work.tiles[tile.key]: (block, tile) for block in reversed(plan.blocks) for tile in reversed(block.tiles)}
     products: list[Task] = []
@@ -97,10 +97,11 @@ def make_tasks(network: Network, plan: Plan, work: Worklist, config: EstimateCon
         else:
             block, tile = tiles[key]
             solves.append(Task(key, problem.label, block.label, problem, tile.memory, tile.seconds))
-    solves.sort(key=lambda task: (-task.seconds, task.label))
     data = read_data(config.data, network.input_shape) if config.data is not None else None
     ascents = plan_ascents(network, starts=config.lower_starts, seed=config.seed, data=data)
-    return (*products, *(_ascent_task(ascent) for ascent in ascents), *solves)
+    rest = [*solves, *(_ascent_task(ascent) for ascent in ascents)]
+    rest.sort(key=lambda task: (-task.seconds, task.label))
+    return (*products, *rest)
 
 
 def estimate_network(
@@ -132,7 +133,7 @@ def estimate_network(
     tasks = make_tasks(network, plan, work, config)
     executor.check(tasks)
     notify(PlanReady(plan, len(tasks), sum(not isinstance(task.work, Ascent) for task in tasks), executor.description))
-    state = _Progress(plan, work, config.composition, len(tasks), notify)
+    state = _Progress(plan, work, config.composition, tasks, notify)
     for outcome in executor.run(tasks):
         state.add(outcome)
     bound = state.finish(time.perf_counter() - start)
@@ -142,11 +143,13 @@ def estimate_network(
 class _Progress:
     """What has come back so far, and the bracket it implies."""
 
-    def __init__(self, plan: Plan, work: Worklist, composition: str, tasks: int, notify: Listener) -> None:
+    def __init__(self, plan: Plan, work: Worklist, composition: str, tasks: tuple[Task, ...], notify: Listener) -> None:
         self.failures: list[Failure] = []
         self.seconds: dict[str, float] = {}
         self._plan, self._work, self._composition = plan, work, composition
-        self._tasks, self._notify = tasks, notify
+        self._tasks, self._notify = len(tasks), notify
+        self._expected = sum(task.seconds for task in tasks)
+        self._spent = 0.0
         self._certificates: dict[str, Certificate] = {}
         self._witnesses: dict[str, Witness] = {}
         self._lower = 0.0
@@ -164,8 +167,20 @@ class _Progress:
         else:
             self._take(outcome)
         done = len(self.seconds)
+        self._spent += task.seconds
         self._refresh(force=done == self._tasks)
-        self._tell(TaskDone(task.label, self.seconds[task.key], done, self._tasks, self._upper, self._lower, failure))
+        self._notify(
+            TaskDone(
+                label=task.label,
+                seconds=self.seconds[task.key],
+                done=done,
+                tasks=self._tasks,
+                share=1.0 if done == self._tasks else self._spent / self._expected,
+                upper=self._upper,
+                lower=self._lower,
+                failure=failure,
+            )
+        )
 
     def _take(self, outcome: Done) -> None:
         task, value = outcome.task, outcome.value
@@ -174,7 +189,7 @@ class _Progress:
             self._witnesses[task.key] = value
             if value.quotient > self._lower:
                 self._lower = value.quotient
-                self._tell(LowerBoundImproved(value.quotient, task.label))
+                self._notify(LowerBoundImproved(value.quotient, task.label))
         else:
             self._certificates[task.key] = value
             if value.status is Status.FALLBACK:
@@ -194,12 +209,14 @@ class _Progress:
     def _compose(self) -> Bound:
         return compose(self._plan, self._certificates, composition=self._composition, work=self._work)
 
-    def _tell(self, event: Event) -> None:
-        self._notify(event)
-
     def finish(self, seconds: float) -> Bound:
         """The bound of the whole run."""
-        bound = self._compose()
+        try:
+            bound = self._compose()
+        except SolveError as fault:
+            causes = [f"{item.task.label} failed: {item.kind}: {item.why}" for item in self.failures]
+            hint = fault.hint or (causes[0] if causes else "")
+            raise SolveError(*fault.args, hint=hint) from None
         witness = best(self._witnesses)
         lower = 0.0 if witness is None else witness.quotient
         if lower > bound.upper:

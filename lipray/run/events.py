@@ -22,6 +22,7 @@ class PlanReady:
 class TaskDone:
     """A task ended, well or (``failure`` names why) not; ``done`` of ``tasks`` have ended.
 
+    ``share`` is the part of the expected work that is done, by the estimates of the plan.
     ``upper`` is the valid bound at this moment, with product bounds in the place of what is missing;
     ``None`` until every block has at least its product bound.
     """
@@ -30,6 +31,7 @@ class TaskDone:
     seconds: float
     done: int
     tasks: int
+    share: float
     upper: float | None
     lower: float
     failure: str | None = None

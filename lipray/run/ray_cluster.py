@@ -3,7 +3,8 @@
 The embedded Ray listens on loopback only. Ray 2.60 on Linux replaces 127.0.0.1 by the machine's routable
 address and binds some ports to all addresses; with RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, read when ray is
 imported, it keeps to 127.0.0.1 on every port (checked by a test). Its token lives in the environment of
-this process and its children, so that Ray does not leave one, world-readable, in the home folder. Ray must not be imported before ``connect`` is called for this to hold.
+this process and its children, so that Ray does not leave one, world-readable, in the home folder. For both
+to hold, Ray must not be imported before ``connect`` is called.
 """
 
 from __future__ import annotations

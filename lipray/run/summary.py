@@ -101,7 +101,7 @@ def _blocks(outcome: RunOutcome, rows: tuple[SubproblemRecord, ...]) -> tuple[Bl
 
 
 def _figures(outcome: RunOutcome) -> dict[str, float | None]:
-    """Other valid bounds of the whole network: by composition, and by closed form multiplied over the blocks."""
+    """Valid bounds of the whole network beside the method's own: by composition, and by closed form over the blocks."""
     figures: dict[str, float | None] = dict(outcome.bound.figures)
     certificates = [outcome.bound.certificate.get(key) for key in outcome.work.products]
     found = [certificate.figures for certificate in certificates if certificate is not None]
@@ -109,4 +109,4 @@ def _figures(outcome: RunOutcome) -> dict[str, float | None]:
         names = sorted(set.intersection(*(set(item) for item in found))) if found else []
         for name in names:
             figures.setdefault(name, product_up(item[name] for item in found))
-    return figures
+    return {name: value for name, value in figures.items() if name != outcome.bound.method}
