@@ -1,0 +1,104 @@
+"""The default method: shape matrices (ellipsoids of increments) with optimised multipliers.
+
+The closed form is always there; an interior-point method improves it while the inequality's order
+allows, a first-order method beyond. Whatever an optimiser returns, the bound is recomputed from the
+multipliers by ``lipray.certify.elimination`` and the best certified one is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from lipray.certify import descent, interior
+from lipray.certify.certificate import Certificate, Status
+from lipray.certify.elimination import Blocks, Evaluation, closed_form, evaluate, prepare
+from lipray.certify.inequality import assemble, reduced_order
+from lipray.certify.sector import lower
+from lipray.partition.subproblem import Settings, Subproblem
+
+INTERIOR_ORDER = 2600
+"""Largest order of the inequality given to the interior-point method (some ten matrices of that order)."""
+
+INTERIOR_ITERATIONS = 80
+DESCENT_ITERATIONS = 150
+
+BLENDS = (0.0, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""Shares of the closed form mixed into multipliers too close to infeasible to be proven."""
+
+
+def solve_ellipsoid(problem: Subproblem) -> Certificate | None:
+    """Certify by shape matrices; ``None`` if not even the closed form could be proven (never seen)."""
+    start = time.monotonic()
+    settings = problem.settings
+    blocks = prepare(lower(problem.network))
+    base = closed_form(blocks)
+    best = evaluate(blocks, base)
+    if best is None:
+        return None
+    figures = {"eclipse_fast": best.bound}
+    status, used = Status.CLOSED_FORM, 0
+    if blocks.depth == 0 or best.bound == 0.0:
+        status = Status.CONVERGED
+    elif settings.iterations != 0:
+        found, status, used, value = _optimise(blocks, base, best.bound / blocks.factor, settings, start)
+        figures["solver"] = value * blocks.factor
+        improved = certify_blend(blocks, found, base)
+        if improved is not None and improved.bound < best.bound:
+            best = improved
+    seconds = time.monotonic() - start
+    return Certificate(
+        problem.key(), "ellipsoid", best.bound, status, best.multipliers, best.gram, figures, used, seconds
+    )
+
+
+def certify_blend(blocks: Blocks, found: Sequence[np.ndarray], base: Sequence[np.ndarray]) -> Evaluation | None:
+    """The bound from ``found``, mixed with as little of the feasible ``base`` as its proof needs.
+
+    M(λ) is affine, so M((1 - t) λ + t λ0) ⪰ t M(λ0), and the bound squared is convex in λ: a share t costs
+    at most that share of the difference.
+    """
+    for share in BLENDS:
+        mixed = [(1.0 - share) * a + share * b for a, b in zip(found, base, strict=True)]
+        proven = evaluate(blocks, mixed)
+        if proven is not None:
+            return proven
+    return None
+
+
+def _optimise(
+    blocks: Blocks, base: Sequence[np.ndarray], bound: float, settings: Settings, start: float
+) -> tuple[Sequence[np.ndarray], Status, int, float]:
+    """Multipliers, status, iterations, and the value the optimiser believes."""
+    deadline = None if settings.time_limit is None else start + settings.time_limit
+    order = reduced_order(blocks)
+    if order <= INTERIOR_ORDER and 12 * 8 * order**2 <= settings.memory:
+        limit = INTERIOR_ITERATIONS if settings.iterations is None else settings.iterations
+        result = interior.minimise(
+            assemble(blocks),
+            torch.from_numpy(np.concatenate(list(base))),
+            bound**2,
+            tolerance=settings.tolerance,
+            iterations=limit,
+            deadline=deadline,
+        )
+        ends = np.cumsum(blocks.widths)[:-1]
+        found = tuple(np.split(result.multipliers.numpy(), ends))
+        return found, _status(result.converged, result.iterations >= limit, deadline), result.iterations, result.value
+    limit = DESCENT_ITERATIONS if settings.iterations is None else settings.iterations
+    descended = descent.minimise(
+        blocks, base, iterations=limit, tolerance=max(settings.tolerance, 1e-6), deadline=deadline
+    )
+    status = _status(not descended.stalled and descended.iterations < limit, descended.iterations >= limit, deadline)
+    return descended.multipliers, status, descended.iterations, descended.value**0.5
+
+
+def _status(converged: bool, exhausted: bool, deadline: float | None) -> Status:
+    if converged:
+        return Status.CONVERGED
+    if deadline is not None and time.monotonic() > deadline:
+        return Status.TIME_LIMIT
+    return Status.ITERATION_LIMIT if exhausted else Status.STALLED
