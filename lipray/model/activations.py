@@ -215,8 +215,9 @@ _FUNCTIONS: dict[str, Callable[[torch.Tensor, tuple[float, ...]], torch.Tensor]]
     "log_sigmoid": lambda x, _: torch.nn.functional.logsigmoid(x),
     "softplus": _softplus,
     "hardtanh": lambda x, p: torch.clamp(x, p[0], p[1]),
-    "hardswish": lambda x, _: torch.nn.functional.hardswish(x),
-    "hardsigmoid": lambda x, _: torch.nn.functional.hardsigmoid(x),
+    # torch's own hardsigmoid has a float32 1/6 in its float64 gradient.
+    "hardswish": lambda x, _: x * torch.clamp(x + 3, 0, 6) / 6,
+    "hardsigmoid": lambda x, _: torch.clamp(x + 3, 0, 6) / 6,
     "mish": lambda x, _: torch.nn.functional.mish(x),
     "abs": lambda x, _: torch.abs(x),
 }

@@ -116,5 +116,10 @@ def _upto(network: Network, index: int) -> tuple[Node, ...]:
 
 
 def _append(network: Network, name: str, matrix: np.ndarray) -> Network:
-    node = Node(name, Dense(name, None), (len(network.nodes) - 1,), (matrix.shape[0],))
-    return Network((*network.nodes, node), {**network.weights, name: matrix})
+    taken = {*network.weights, *(node.name for node in network.nodes)}
+    key, count = name, 1
+    while key in taken:
+        count += 1
+        key = f"{name} {count}"
+    node = Node(key, Dense(key, None), (len(network.nodes) - 1,), (matrix.shape[0],))
+    return Network((*network.nodes, node), {**network.weights, key: matrix})
