@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def estimate_command(
     from lipray.cli.progress import show_progress
     from lipray.run.session import run_estimate
 
-    with terminate_cleanly(), show_progress(quiet=quiet) as notify:
+    # Ray prints some of its errors to stdout, which is the result's alone.
+    with terminate_cleanly(), redirect_stdout(sys.stderr), show_progress(quiet=quiet) as notify:
         finished = run_estimate(
             loaded.network, loaded.name, options, notes=loaded.notes, notify=notify, arguments=tuple(sys.argv[1:])
         )

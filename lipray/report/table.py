@@ -14,6 +14,8 @@ from lipray.run.plan_record import PlanRecord
 from lipray.run.records import BlockRecord, ResultRecord
 
 _SHOWN_FAILURES = 10
+_TITLES = {"liplt": "LipLT", "eclipse_fast": "ECLipsE-Fast"}
+"""How the literature writes what the records call by a key."""
 
 
 def result_table(result: ResultRecord, folder: Path | None = None) -> RenderableType:
@@ -86,7 +88,7 @@ def _blocks(result: ResultRecord) -> RenderableType:
     alternatives = _names(result.blocks)
     table = Table(title="Blocks", title_justify="left")
     table.add_column("block", overflow="fold")
-    for name in ("tiles", "distinct", "bound", "by", *alternatives, "time"):
+    for name in ("tiles", "distinct", "bound", "by", *(_TITLES.get(name, name) for name in alternatives), "time"):
         table.add_column(name, justify="right", no_wrap=True)
     for block in result.blocks:
         others = {**block.closed_forms, **block.alternatives}
@@ -122,7 +124,7 @@ def _figures(result: ResultRecord) -> RenderableType | None:
     table.add_column("this bound is", justify="right")
     for name, value in sorted(result.figures.items(), key=lambda item: (item[1] is None, item[1] or 0.0, item[0])):
         ratio = "" if not value or result.upper is None else f"{result.upper / value:.3g} of it"
-        table.add_row(name, upper_text(value), ratio)
+        table.add_row(_TITLES.get(name, name), upper_text(value), ratio)
     return table
 
 

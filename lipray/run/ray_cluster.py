@@ -15,6 +15,7 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -28,7 +29,7 @@ from lipray.run import THREAD_VARIABLES
 from lipray.run.serial import machine_memory
 
 PROBE_SECONDS = 5.0
-CONNECT_SECONDS = 15
+CONNECT_SECONDS = 15.0
 HANDSHAKE_SECONDS = 120.0
 
 _OPTIONS = {
@@ -42,6 +43,8 @@ _EARLY_OPTIONS = {
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
 }
 """What Ray reads when it is imported; without effect, or worse, if it is imported already."""
+
+_JOIN_HINT = "Is the cluster running, and this its GCS address (HOST:6379)? Is RAY_AUTH_TOKEN the cluster's?"
 
 
 @dataclass(slots=True)
@@ -122,11 +125,11 @@ def _join(address: str, threads: int) -> Cluster:
     _probe(address)
     environment = _set(_OPTIONS)
     cluster = Cluster(address, embedded=False, environment=environment)
-    hint = "Is the cluster running, and this its GCS address (HOST:6379)? Is RAY_AUTH_TOKEN the cluster's?"
     try:
+        _answers(address)
         import ray
 
-        with _keep_sigterm(), _deadline(address, hint):
+        with _keep_sigterm():
             ray.init(
                 address=address,
                 log_to_driver=False,
@@ -138,7 +141,7 @@ def _join(address: str, threads: int) -> Cluster:
     except BaseException as fault:
         cluster.close()
         if isinstance(fault, Exception) and not isinstance(fault, ClusterError):
-            raise ClusterError(address, f"cannot be joined ({_line(fault)})", hint=hint) from None
+            raise ClusterError(address, f"cannot be joined ({_line(fault)})", hint=_JOIN_HINT) from None
         raise
     return cluster
 
@@ -146,7 +149,9 @@ def _join(address: str, threads: int) -> Cluster:
 def _probe(address: str) -> None:
     """Refuse an address that nothing answers at; ``ray.init`` would try for a minute."""
     if address == "auto":
-        return
+        address = os.environ.get("RAY_ADDRESS", "auto")  # which Ray looks at first
+        if address in {"", "auto", "local"}:
+            return
     if "://" in address:
         raise UsageError(
             "--address",
@@ -163,27 +168,25 @@ def _probe(address: str) -> None:
         raise ClusterError(address, f"nothing answers there ({why})", hint="Check host and port.") from None
 
 
-@contextlib.contextmanager
-def _deadline(address: str, hint: str) -> Iterator[None]:
-    """Interrupt a connection attempt that hangs. Signals reach only the main thread; elsewhere Ray's own limits hold.
+def _answers(address: str) -> None:
+    """See that a Ray answers, in a process of its own: inside this one Ray would wait in C++, deaf to signals.
 
     Raises:
-        ClusterError: after ``CONNECT_SECONDS``.
+        ClusterError: after ``CONNECT_SECONDS``, or as soon as Ray knows better.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def give_up(_number: int, _frame: object) -> None:
-        raise ClusterError(address, f"no Ray cluster answered within {CONNECT_SECONDS} s", hint=hint)
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(CONNECT_SECONDS)
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
+    if address != "auto":
+        command += ["--address", address]
     try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=CONNECT_SECONDS, check=False)  # noqa: S603 - no shell
+    except subprocess.TimeoutExpired:
+        why = f"no Ray cluster answered within {CONNECT_SECONDS:.0f} s"
+    else:
+        if done.returncode == 0:
+            return
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        why = lines[-1].split(": ", 1)[-1][:300] if lines else "no Ray cluster answered"
+    raise ClusterError(address, why, hint=_JOIN_HINT)
 
 
 def _handshake(address: str) -> None:

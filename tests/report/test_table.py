@@ -27,7 +27,7 @@ def block(label="block1 [conv..fc]", **changes):
         "upper": 7.123456789,
         "source": "ellipsoid",
         "alternatives": {"ellipsoid": 7.123456789, "product": 12.0},
-        "closed_forms": {"LipLT": 9.5, "ECLipsE-Fast": 9.25},
+        "closed_forms": {"liplt": 9.5, "eclipse_fast": 9.25},
         "subproblems": 4,
         "distinct": 3,
         "fallbacks": (),
@@ -48,7 +48,7 @@ def result(**changes):
         "executor": "serial",
         "seconds": 2.0,
         "blocks": (block(),),
-        "figures": {"product": 12.0, "LipLT": 9.5},
+        "figures": {"product": 12.0, "liplt": 9.5},
         "subproblems": (),
         "failures": (),
     }

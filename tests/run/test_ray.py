@@ -1,0 +1,275 @@
+"""Ray: the same bounds as in one process, on loopback, and what becomes of workers that die."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lipray
+from lipray.config import EstimateConfig
+from lipray.errors import InfeasibleResourcesError, PlanError
+from lipray.model.network import Activation, Conv, Dense, Input, Network, Node, Reshape
+from lipray.run.driver import estimate_network
+from lipray.run.serial import SerialExecutor
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+
+def convolutions():
+    draw = np.random.default_rng(7)
+    weights = {"w0": draw.standard_normal((2, 1, 3, 3)), "w1": draw.standard_normal((2, 2, 3, 3))}
+    weights["w2"] = draw.standard_normal((3, 72))
+    pad, one = ((1, 1), (1, 1)), (1, 1)
+    nodes = (
+        Node("x", Input(), (), (1, 6, 6)),
+        Node("c0", Conv("w0", None, one, pad, one), (0,), (2, 6, 6)),
+        Node("a0", Activation("relu", (0.0,), (1.0,)), (1,), (2, 6, 6)),
+        Node("c1", Conv("w1", None, one, pad, one), (2,), (2, 6, 6)),
+        Node("a1", Activation("relu", (0.0,), (1.0,)), (3,), (2, 6, 6)),
+        Node("flat", Reshape(), (4,), (72,)),
+        Node("fc", Dense("w2", None), (5,), (3,)),
+    )
+    return Network(nodes, weights)
+
+
+CONFIG = EstimateConfig(partition_factor=3, lower_starts=8, workers=2)
+
+
+class Bomb:
+    """Ends the worker that unpacks it; with ``mark``, only the first one, and others find ``value`` in its place."""
+
+    def __init__(self, mark=None, value=None):
+        self.mark, self.value = mark, value
+
+    def __reduce__(self):
+        code = "__import__('os')._exit(1)"
+        if self.mark is not None:
+            code = f"__import__('os').path.exists({self.mark!r}) or (open({self.mark!r}, 'w').close(), {code})"
+        return (eval, (f"({code}) and {self.value!r}",))
+
+
+@pytest.fixture(scope="module")
+def executor():
+    from lipray.run.start import start_executor
+
+    place = start_executor(CONFIG)
+    yield place
+    place.close()
+
+
+@pytest.fixture
+def sabotage(monkeypatch):
+    """``sabotage(word, bomb)``: tasks whose label has the word carry the bomb."""
+    from lipray.run import ray_executor
+
+    whole = ray_executor.pack
+
+    def plant(word, bomb):
+        def pack(task, shared):
+            parcel = whole(task, shared)
+            return replace(parcel, arrays=(*parcel.arrays, bomb)) if word in task.label else parcel
+
+        monkeypatch.setattr(ray_executor, "pack", pack)
+
+    return plant
+
+
+def test_bit_for_bit_as_in_one_process(executor):
+    on_ray = estimate_network(convolutions(), CONFIG, executor)
+    here = estimate_network(convolutions(), CONFIG, SerialExecutor(threads=1))
+    assert not on_ray.failures
+    assert on_ray.bound.upper == here.bound.upper
+    assert on_ray.bound.lower == here.bound.lower
+    assert on_ray.bound.blocks == here.bound.blocks
+    np.testing.assert_array_equal(on_ray.bound.witness[0], here.bound.witness[0])
+    for key, certificate in here.bound.certificate.items():
+        other = on_ray.bound.certificate[key]
+        assert other.bound == certificate.bound
+        for mine, theirs in zip(certificate.multipliers, other.multipliers, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.usefixtures("executor")
+def test_workers_have_one_thread():
+    import ray
+
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
+    found = ray.get(ray.remote(lambda: [os.environ.get(name) for name in names]).remote())
+    assert found == ["1"] * 4
+
+
+@pytest.mark.usefixtures("executor")
+def test_listens_on_loopback_only():
+    def children(pid):
+        found = [pid]
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in path.read_text().split():
+                found += children(int(child))
+        return found
+
+    if not Path("/proc/self/task").exists() or shutil.which("ss") is None:
+        pytest.skip("needs /proc and ss")
+    own = set(children(os.getpid()))
+    listed = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True, check=True).stdout
+    sockets = [
+        line.split()[3] for line in listed.splitlines() if own & {int(pid) for pid in re.findall(r"pid=(\d+)", line)}
+    ]
+    assert len(sockets) > 5
+    for address in sockets:
+        host = address.rpartition(":")[0].strip("[]").removeprefix("::ffff:")
+        assert host in {"127.0.0.1", "::1"}, f"Ray listens on {address}"
+
+
+def test_a_dead_worker_costs_its_tile_only(executor, sabotage):
+    sabotage("tile1", Bomb())
+    outcome = estimate_network(convolutions(), CONFIG, executor)
+    here = estimate_network(convolutions(), CONFIG, SerialExecutor(threads=1))
+    failed = [failure for failure in outcome.failures if "tile1" in failure.task.label]
+    assert failed
+    assert {failure.kind for failure in failed} == {"WorkerCrashedError"}
+    assert all(failure.attempts == 3 for failure in failed)
+    assert [failure for failure in outcome.failures if failure not in failed] == []
+    assert "block1/tile1" in outcome.bound.blocks[0].fallbacks
+    assert outcome.bound.upper >= here.bound.upper
+    assert outcome.bound.lower == here.bound.lower
+
+
+def test_a_worker_that_dies_once_costs_nothing(executor, sabotage, tmp_path):
+    sabotage("tile", Bomb(str(tmp_path / "mark"), value="w0"))
+    outcome = estimate_network(convolutions(), CONFIG, executor)
+    assert (tmp_path / "mark").exists()
+    assert not outcome.failures
+    assert not any(block.fallbacks for block in outcome.bound.blocks)
+
+
+def test_too_much_memory_is_refused_before_anything_runs(executor):
+    from lipray.partition.worklist import worklist
+    from lipray.run.driver import make_plan, make_tasks
+
+    plan = make_plan(convolutions(), CONFIG)
+    task = make_tasks(convolutions(), plan, worklist(plan), CONFIG)[0]
+    with pytest.raises(InfeasibleResourcesError) as caught:
+        executor.check([task, replace(task, label="huge", memory=2**50)])
+    assert caught.value.label == "huge"
+    assert "1048576.00 GiB" in caught.value.describe()
+    assert caught.value.available > 0
+
+
+def test_more_threads_than_any_node_has_are_refused(executor):
+    from lipray.run.ray_executor import RayExecutor
+
+    with pytest.raises(PlanError, match="64 threads"):
+        RayExecutor(executor._cluster, threads=64).check([])
+
+
+@pytest.mark.usefixtures("executor")
+def test_connection_of_the_process_is_used_and_left_open():
+    import ray
+
+    bound = lipray.estimate(convolutions(), executor="ray", lower_starts=0)
+    assert bound.upper > 0
+    assert ray.is_initialized()
+
+
+def script(tmp_path, text, **environment):
+    path = tmp_path / "script.py"
+    path.write_text(textwrap.dedent(text))
+    environment = os.environ | {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)} | environment
+    return subprocess.run(
+        [sys.executable, str(path)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_nothing_is_left_behind(tmp_path):
+    """Two embedded runs in one process, both interrupted: no process, token file or temporary folder remains."""
+    done = script(
+        tmp_path,
+        """
+        import os, signal
+        from pathlib import Path
+        from lipray.config import EstimateConfig
+        from lipray.run.start import start_executor
+
+        before = dict(os.environ)
+        for _ in range(2):
+            place = start_executor(EstimateConfig(workers=1))
+            folder = place._cluster.folder
+            assert folder.is_dir() and folder.stat().st_mode & 0o077 == 0
+            print(folder)
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                place.close()
+            assert not folder.exists()
+        changed = {name for name in before | dict(os.environ) if before.get(name) != os.environ.get(name)}
+        print("CHANGED", sorted(name for name in changed if "AUTH" in name or "THREADS" in name))
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "CHANGED []" in done.stdout
+    assert not (tmp_path / ".ray").exists()
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    for folder in done.stdout.split()[:2]:
+        deadline = time.monotonic() + 20
+        while folder in listed and time.monotonic() < deadline:
+            time.sleep(0.5)
+            listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        assert folder not in listed
+
+
+def test_an_address_without_ray_is_refused_in_time(tmp_path):
+    """Something listens, but it is not Ray."""
+    done = script(
+        tmp_path,
+        """
+        import socket, time
+        from lipray.config import EstimateConfig
+        from lipray.errors import ClusterError
+        from lipray.run.start import start_executor
+
+        server = socket.create_server(("127.0.0.1", 0))
+        start = time.monotonic()
+        try:
+            start_executor(EstimateConfig(address=f"127.0.0.1:{server.getsockname()[1]}"))
+        except ClusterError as fault:
+            print("REFUSED", time.monotonic() - start, fault.describe())
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "REFUSED" in done.stdout
+    assert float(done.stdout.split("REFUSED")[1].split()[0]) < 25
+    assert "no Ray cluster answered" in done.stdout
+
+
+def test_auto_names_the_address_it_found(tmp_path):
+    done = script(
+        tmp_path,
+        """
+        from lipray.config import EstimateConfig
+        from lipray.errors import ClusterError
+        from lipray.run.start import start_executor
+
+        try:
+            start_executor(EstimateConfig(address="auto"))
+        except ClusterError as fault:
+            print("REFUSED", fault.describe())
+        """,
+        RAY_ADDRESS="127.0.0.1:1",
+    )
+    assert "REFUSED 127.0.0.1:1: nothing answers there" in done.stdout, done.stderr
