@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils import parametrize
 
 from lipray.errors import InputShapeError, LiprayError, ModelError, UnsupportedLayerError
 from lipray.model.network import Shape
@@ -176,11 +175,15 @@ def _float64_copy(module: torch.nn.Module, name: str) -> tuple[torch.nn.Module, 
 
 def _bake(module: torch.nn.Module) -> None:
     """Replace every parametrisation by the weight it stands for now."""
-    for part in module.modules():
+    for part in list(module.modules()):
         held = getattr(part, "parametrizations", None)
         if isinstance(held, torch.nn.ModuleDict):
-            for key in list(held):
-                parametrize.remove_parametrizations(part, key, leave_parametrized=True)
+            effective = {key: getattr(part, key).detach().clone() for key in held}
+            # Not parametrize.remove_parametrizations: it changes the class, which the copy shares with the original.
+            part.__class__ = type(part).__bases__[0]
+            del part._modules["parametrizations"]  # noqa: SLF001  (as torch itself does)
+            for key, value in effective.items():
+                part.register_parameter(key, torch.nn.Parameter(value))
     for part in module.modules():  # the older, hook-based weight_norm and spectral_norm
         for handle, hook in list(part._forward_pre_hooks.items()):  # noqa: SLF001  (torch has no public list of hooks)
             remove = getattr(hook, "remove", None)
