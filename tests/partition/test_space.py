@@ -10,144 +10,17 @@ from hypothesis import strategies as st
 from lipray.errors import PlanError
 from lipray.model.evaluate import evaluate
 from lipray.model.network import (
-    Activation,
     AdaptiveAvgPool,
-    AvgPool,
-    ChannelAffine,
     Concat,
     Conv,
     Dense,
     Input,
-    MaxPool,
     Network,
     Node,
-    Pad,
     Reshape,
-    Sum,
 )
 from lipray.partition.space import is_tileable, tile_block, tile_windows
-
-RELU = Activation("relu", (0.0,), (1.0,))
-
-
-class Builder:
-    """Builds random blocks with integer weights, so that float64 evaluation is exact."""
-
-    def __init__(self, draw, rank, shape):
-        self.draw = draw
-        self.rank = rank
-        self.nodes = [Node("x", Input(), (), shape)]
-        self.weights = {}
-        self.rng = np.random.default_rng(draw(st.integers(0, 2**16)))
-
-    def array(self, values):
-        key = f"w{len(self.weights)}"
-        self.weights[key] = np.asarray(values, dtype=np.float32)
-        return key
-
-    def add(self, op, inputs, channels, sizes):
-        self.nodes.append(Node(f"n{len(self.nodes)}", op, inputs, (channels, *sizes)))
-        return len(self.nodes) - 1
-
-    def ints(self, low, high):
-        return tuple(self.draw(st.integers(low, high)) for _ in range(self.rank))
-
-    def conv(self, source, *, same=False, channels=None):
-        channels_in, *sizes = self.nodes[source].shape
-        kernel, dilation = self.ints(1, 3), self.ints(1, 2)
-        stride = (1,) * self.rank if same else self.ints(1, 3)
-        spans = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-        if same:
-            befores = [self.draw(st.integers(0, span)) for span in spans]
-            padding = tuple((before, span - before) for before, span in zip(befores, spans, strict=True))
-        else:
-            padding = tuple((self.draw(st.integers(-1, 4)), self.draw(st.integers(-1, 4))) for _ in range(self.rank))
-        out = [
-            (n + a + b - span - 1) // s + 1 for n, (a, b), span, s in zip(sizes, padding, spans, stride, strict=True)
-        ]
-        if any(n + a + b <= span for n, (a, b), span in zip(sizes, padding, spans, strict=True)):
-            return source
-        depthwise = channels is None and self.draw(st.booleans())
-        groups = channels_in if depthwise else 1
-        channels = channels or (channels_in if depthwise else self.draw(st.integers(1, 2)))
-        weight = self.array(self.rng.integers(-2, 3, size=(channels, channels_in // groups, *kernel)))
-        bias = self.array(self.rng.integers(-3, 4, size=channels)) if self.draw(st.booleans()) else None
-        return self.add(Conv(weight, bias, stride, padding, dilation, groups), (source,), channels, out)
-
-    def pool(self, source, *, maximum):
-        channels, *sizes = self.nodes[source].shape
-        kernel = self.ints(1, 3) if maximum else tuple(self.draw(st.sampled_from((1, 2, 4))) for _ in range(self.rank))
-        stride = self.ints(1, 3)
-        padding, out = [], []
-        for n, k, s in zip(sizes, kernel, stride, strict=True):
-            before = self.draw(st.integers(0, k // 2))
-            after = self.draw(st.integers(0, k // 2))
-            if n + before + after < k:
-                return source
-            count = (n + before + after - k) // s + 1
-            # As in ceil mode: one more window, whose tail lies beyond the map, if it starts inside.
-            if self.draw(st.booleans()) and count * s < n + before and (after_more := count * s + k - n - before) >= 0:
-                count, after = count + 1, max(after, after_more)
-            padding.append((before, after))
-            out.append(count)
-        if maximum:
-            op = MaxPool(kernel, stride, tuple(padding), (1,) * self.rank)
-        else:
-            divisor = self.array(2 ** self.rng.integers(0, 3, size=out)) if self.draw(st.booleans()) else None
-            op = AvgPool(kernel, stride, tuple(padding), divisor)
-        return self.add(op, (source,), channels, out)
-
-    def pad(self, source):
-        channels, *sizes = self.nodes[source].shape
-        padding = tuple((self.draw(st.integers(-2, 3)), self.draw(st.integers(-2, 3))) for _ in sizes)
-        out = [n + a + b for n, (a, b) in zip(sizes, padding, strict=True)]
-        crops_all = any(max(-a, 0) + max(-b, 0) >= n for n, (a, b) in zip(sizes, padding, strict=True))
-        return source if crops_all else self.add(Pad(padding), (source,), channels, out)
-
-    def affine(self, source):
-        channels, *sizes = self.nodes[source].shape
-        scale, shift = (self.array(self.rng.integers(-2, 3, size=channels)) for _ in range(2))
-        return self.add(ChannelAffine(scale, shift), (source,), channels, sizes)
-
-    def relu(self, source):
-        channels, *sizes = self.nodes[source].shape
-        return self.add(RELU, (source,), channels, sizes)
-
-    def join(self, source):
-        channels, *sizes = self.nodes[source].shape
-        skip = self.conv(source, same=True, channels=channels) if self.draw(st.booleans()) else source
-        branch = self.conv(self.relu(self.conv(source, same=True)), same=True, channels=channels)
-        return self.add(Sum((1.0, -2.0)), (skip, branch), channels, sizes)
-
-    def concat(self, source):
-        channels, *sizes = self.nodes[source].shape
-        branch = self.conv(source, same=True)
-        return self.add(Concat(0), (branch, source), self.nodes[branch].shape[0] + channels, sizes)
-
-    def network(self):
-        return Network(tuple(self.nodes), self.weights)
-
-
-@st.composite
-def blocks(draw):
-    rank = draw(st.integers(1, 2))
-    shape = (draw(st.integers(1, 2)), *(draw(st.integers(1, 9)) for _ in range(rank)))
-    builder = Builder(draw, rank, shape)
-    last = 0
-    kinds = st.sampled_from(("conv", "conv", "relu", "max", "average", "pad", "affine", "join", "concat"))
-    for kind in draw(st.lists(kinds, min_size=1, max_size=5)):
-        last = {
-            "conv": builder.conv,
-            "relu": builder.relu,
-            "max": lambda source: builder.pool(source, maximum=True),
-            "average": lambda source: builder.pool(source, maximum=False),
-            "pad": builder.pad,
-            "affine": builder.affine,
-            "join": builder.join,
-            "concat": builder.concat,
-        }[kind](last)
-    builder.relu(last)
-    return builder.network()
+from tests.networks import RELU, blocks
 
 
 def crop(x, window):
