@@ -18,6 +18,9 @@ from lipray.model.tracing import BATCH, Constant
 _MIXES = "it mixes the inputs of a batch"
 _FLATTEN = "Use x.flatten(1) or x.view(x.size(0), -1), and leave the batch axis first."
 
+MAX_PERMUTED = 2048
+"""Entries of the axes that are permuted, at most: the matrix that does it has this number squared."""
+
 
 def batch_first(builder: Builder, shape: Shape) -> Shape:
     """A result's shape without the batch, which must still be its first axis."""
@@ -55,12 +58,26 @@ def _cast(builder: Builder, _shape: Shape, x: Signal, *_: Any, dtype: Any = None
 
 
 def _permute(builder: Builder, shape: Shape, x: Signal, dims: Sequence[int]) -> Signal:
+    """A permutation of axes: a reshape when only axes of size one move, else of channels by a 0/1 matrix."""
     rank = len(x.shape) + 1
     moved = [d % rank for d in dims]
+    if moved[0] != 0:
+        raise builder.refuse(_MIXES, _FLATTEN)
     long_axes = [d for d in moved if d > 0 and x.shape[d - 1] > 1]
-    if moved[0] != 0 or long_axes != sorted(long_axes):
-        raise builder.refuse("it reorders the axes of a signal", "Keep the channels-first order throughout.")
-    return builder.reshape(x, shape[1:])
+    if long_axes == sorted(long_axes):
+        return builder.reshape(x, shape[1:])
+    last = max(i for i, d in enumerate(moved) if i != d)  # the axes behind it stay where they are
+    mixed, kept = x.shape[:last], x.shape[last:]
+    size = math.prod(mixed)
+    if size > MAX_PERMUTED:
+        raise builder.refuse(
+            f"it reorders the axes of a signal of shape {x.shape}", "Keep the channels-first order throughout."
+        )
+    order = torch.arange(size).reshape(mixed).permute([d - 1 for d in moved[1 : last + 1]]).flatten()
+    spatial = kept if len(kept) <= 2 else (math.prod(kept),)
+    flat = builder.reshape(x, (size, *spatial))
+    permuted = map_channels(builder, flat, torch.eye(size, dtype=torch.float64)[order], "permutation")
+    return builder.reshape(permuted, shape[1:])
 
 
 def _transpose(builder: Builder, shape: Shape, x: Signal, dim0: int, dim1: int) -> Signal:

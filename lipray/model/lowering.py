@@ -129,7 +129,7 @@ def lower(trace: Trace, input_shape: Shape, name: str, rules: dict[str, Rule]) -
         if node.op == "placeholder":
             values[node] = Signal(0, input_shape) if node.name == trace.input else trace.constants.get(node.name)
         elif node.op == "get_attr":
-            raise UnsupportedLayerError(node.name, "its forward pass branches inside the graph (torch.cond or a loop)")
+            values[node] = UNUSABLE  # the sub-graph of an operation that is refused by its own name
         elif node.op == "call_function":
             _locate(builder, node, leaves)
             args = [_resolve(a, values) for a in node.args]
@@ -177,7 +177,7 @@ def _call(
         return None
     leaves = list(_flat([args, kwargs]))
     for value in leaves:
-        if value is UNUSABLE:
+        if value is UNUSABLE and operation in rules:
             raise builder.refuse("it uses the indices of a maximum, which jump")
         if isinstance(value, Constant):
             check_finite(value.name, value.stored)

@@ -59,11 +59,12 @@ _REFUSED_OPERATIONS: dict[str, tuple[str, str]] = {
     "item": ("it turns a signal into a Python number (data-dependent control flow)", CUT_HINT),
     "_native_batch_norm_legit_functional": ("BatchNorm uses the statistics of the batch", EVAL_HINT),
     "_native_batch_norm_legit": ("BatchNorm uses the statistics of the batch", EVAL_HINT),
+    "cond": ("it branches on a condition (data-dependent control flow)", CUT_HINT),
+    "while_loop": ("it loops on a condition (data-dependent control flow)", CUT_HINT),
+    "wrap_with_autocast": ("it runs under autocast, which rounds signals", "Remove autocast from forward."),
     "native_dropout": ("dropout is active, so the output is random", f"{EVAL_HINT}, and pass training=self.training."),
     "bernoulli": ("its output is random", f"{EVAL_HINT}, and pass training=self.training to functional dropout."),
     "_to_copy": ("it casts a signal to another type", "Remove the cast, or cast to the type of x."),
-    "permute": ("it reorders the axes of a signal", "Use the channels-first order throughout."),
-    "transpose": ("it reorders the axes of a signal", "Use the channels-first order throughout."),
 }
 
 

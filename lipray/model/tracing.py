@@ -67,7 +67,14 @@ def trace(module: torch.nn.Module, input_shape: Shape, name: str) -> Trace:
         UnsupportedLayerError: when a layer is known to have no global Lipschitz constant, is in training
             mode, or the forward pass depends on the data in ways a graph cannot hold.
     """
-    twin, stored = _float64_copy(module, name)
+    if not isinstance(module, torch.nn.Module):
+        raise ModelError(name, f"it is of type {type(module).__name__}, not a torch.nn.Module")
+    original = getattr(module, "_orig_mod", module)  # torch.compile wraps the module and changes nothing
+    if isinstance(original, torch.jit.ScriptModule):
+        raise ModelError(
+            name, "TorchScript modules cannot be traced", hint="Give the torch.nn.Module it was made from, or ONNX."
+        )
+    twin, stored = _float64_copy(original, name)
     generator = torch.Generator().manual_seed(0)
     batch = torch.randn(BATCH, *input_shape, generator=generator, dtype=torch.float64)
     with torch.no_grad():

@@ -9,7 +9,9 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 
+from lipray.errors import ModelError
 from lipray.model.evaluate import evaluate
 from lipray.model.importer import import_module
 from lipray.model.network import Activation, ChannelAffine, Conv, Dense, Sum
@@ -264,3 +266,26 @@ def test_unrelated_branches_leave_no_trace():
     network = import_module(Auxiliary().eval(), (3,))
     assert [node.name for node in network.nodes] == ["input", "main"]
     assert set(network.weights) == {"main.weight", "main.bias"}
+
+
+def test_wrapped_modules():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    assert [node.name for node in import_module(torch.compile(module), (3,)).nodes] == ["input", "0", "1"]
+    assert [node.name for node in import_module(nn.DataParallel(module), (3,)).nodes] == [
+        "input",
+        "module.0",
+        "module.1",
+    ]
+    traced = torch.fx.symbolic_trace(module)
+    assert import_module(traced, (3,)).content_hash() == import_module(module, (3,)).content_hash()
+    for foreign in (torch.jit.trace(module, torch.zeros(1, 3)), "a name"):
+        with pytest.raises(ModelError, match=r"TorchScript|of type str"):
+            import_module(foreign, (3,))
+
+
+def test_pruned_weights_are_those_in_effect():
+    module = nn.Sequential(prune.l1_unstructured(nn.Linear(4, 4), "weight", 0.5), nn.ReLU())
+    network = import_module(module, (4,))
+    assert np.count_nonzero(network.weights["0.weight"]) == 8
+    assert prune.is_pruned(module)

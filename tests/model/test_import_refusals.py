@@ -96,7 +96,8 @@ REFUSALS = {
     "exp": (inner(lambda _, x: x.exp()), IMAGE, "stages.1.exp", "not globally Lipschitz"),
     "sign": (inner(lambda _, x: x.sign()), IMAGE, "stages.1.sign", "jumps"),
     "where": (inner(lambda _, x: torch.where(x > 1, x, 0)), IMAGE, "stages.1", "Lipschitz|rule"),
-    "matmul": (inner(lambda _, x: x @ x.mT), SERIES, "stages.1", "reorders|two signals"),
+    "matmul": (inner(lambda _, x: x @ x.mT), SERIES, "stages.1.matmul", "two signals"),
+    "batch-permute": (inner(lambda _, x: x.permute(1, 0, 2, 3)), IMAGE, "stages.1.permute", "batch"),
     "bmm": (inner(lambda _, x: torch.bmm(x, x)), (6, 6), "stages.1.bmm", "multiplies two signals"),
     "dynamic-conv": (
         inner(lambda _, x: F.linear(x, x[0])),
@@ -106,7 +107,7 @@ REFUSALS = {
     ),
     "sort": (inner(lambda _, x: x.sort(1)[0]), IMAGE, "stages.1.sort", "no rule"),
     "upsample": (layer(nn.Upsample(scale_factor=2)), IMAGE, "stages.1", "no rule"),
-    "permute": (inner(lambda _, x: x.permute(0, 2, 3, 1)), IMAGE, "stages.1.permute", "reorders"),
+    "permute": (inner(lambda _, x: x.permute(0, 2, 3, 1)), (3, 30, 30), "stages.1.permute", "reorders"),
     "pixelshuffle": (layer(nn.PixelShuffle(2)), IMAGE, "stages.1", "no rule"),
     "circular": (layer(nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")), IMAGE, "stages.1", "circular"),
     "reflect": (layer(nn.Conv1d(4, 4, 3, padding=1, padding_mode="reflect")), SERIES, "stages.1", "reflect"),
