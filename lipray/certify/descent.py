@@ -104,7 +104,7 @@ def _split(theta: torch.Tensor, widths: list[int]) -> tuple[np.ndarray, ...]:
 
 
 def _measure(blocks: Blocks, theta: torch.Tensor, widths: list[int], power: float) -> _Point | None:
-    """log (tr P^p)^(1/p), λmax(P), and the gradient in log λ."""
+    """Give log (tr P^p)^(1/p), λmax(P), and the gradient in log λ."""
     if not bool(torch.isfinite(theta).all()) or float(theta.abs().max()) > 600.0:
         return None
     multipliers = torch.split(torch.exp(theta), widths)
@@ -125,7 +125,7 @@ def _measure(blocks: Blocks, theta: torch.Tensor, widths: list[int], power: floa
 
 
 def _gradient(blocks: Blocks, factor: Factor, directions: torch.Tensor) -> torch.Tensor:
-    """d <W, P> / dλ for W = directions directionsᵀ."""
+    """Derivative d <W, P> / dλ for W = directions directionsᵀ."""
     last = len(blocks.sizes) - 1
     rows, scales = factor.blocks, factor.scales
     y: dict[int, torch.Tensor] = {}

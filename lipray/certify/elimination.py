@@ -13,11 +13,11 @@ Q <- T (2T - Q)⁻¹ T of ECLipsE (Xu & Sivaranjani 2024) in variables whose rou
 constant choice T = λmax(Q) I is ECLipsE-Fast's closed form.
 
 Rounding. Scale rows and columns by powers of two (exact) so that diagonal entries lie in [1, 4]. Floating-point
-Cholesky of Ã gives L Lᵀ = Ã + Δ with |Δ_ij| <= γ_{m+1} |l_i||l_j| (Higham 2002, theorem 10.3; any order of elimination, m
-the terms of the longest inner product), where |l_i|² <= ã_ii / (1 - γ_{m+1}) and Δ_ij = 0 unless rows i and j share a
-column of L. So if Cholesky of Ã = A - diag(c) completes with c_i at least the i-th row sum of |Δ| (and of the bound
-on the assembly error of A), then A ⪰ 0 (the diagonal form of Rump 2006). The output block of A is Γ, chosen after
-the elimination as the computed C M⁻¹ Cᵀ plus its own c.
+Cholesky of Ã gives L Lᵀ = Ã + Δ with |Δ_ij| <= γ_{m+1} |l_i||l_j| (Higham 2002, theorem 10.3; any order of
+elimination, m the terms of the longest inner product), where |l_i|² <= ã_ii / (1 - γ_{m+1}) and Δ_ij = 0 unless
+rows i and j share a column of L. So if Cholesky of Ã = A - diag(c) completes with c_i at least the i-th row sum
+of |Δ| (and of the bound on the assembly error of A), then A ⪰ 0 (the diagonal form of Rump 2006). The output
+block of A is Γ, chosen after the elimination as the computed C M⁻¹ Cᵀ plus its own c.
 """
 
 from __future__ import annotations
@@ -73,11 +73,10 @@ def prepare(form: SectorForm) -> Blocks:
     for j, terms in enumerate(rows):
         maps.append({t.source: torch.from_numpy(t.matrix.toarray()) for t in terms})
         errors.append({t.source: torch.from_numpy(t.error.toarray()) for t in terms if t.error is not None})
-        row = {}
-        if j in reading:
-            for k, other in reading.items():
-                if k <= j:
-                    row[k] = torch.from_numpy((reading[j] @ other.T).toarray())
+        own = reading.get(j)
+        row: dict[int, torch.Tensor] = {}
+        if own is not None:
+            row = {k: torch.from_numpy((own @ other.T).toarray()) for k, other in reading.items() if k <= j}
         grams.append(row)
     taps = max([int(np.max(np.diff(matrix.indptr), initial=0)) for matrix in reading.values()], default=0)
     sizes = (form.input_size, *form.widths, form.output_size)
@@ -214,9 +213,9 @@ def _row(
         if k in blocks.grams[j]:
             reads = (sign[:, None] * blocks.grams[j][k]) * (multipliers[k - 1] / (scales[k] * (1.0 - lowered)))
             part = reads if part is None else part + reads
-        for i in row:
+        for i, left in row.items():
             if i in rows[k]:
-                product = row[i] @ rows[k][i].T
+                product = left @ rows[k][i].T
                 part = -product if part is None else part - product
         if part is not None:
             row[k] = torch.linalg.solve_triangular(rows[k][k], part.T, upper=False).T
@@ -237,7 +236,7 @@ def _self_product(
 
 
 def _lowering(blocks: Blocks, multipliers: Sequence[torch.Tensor], scales: Sequence[torch.Tensor]) -> list[float]:
-    """c of the module's docstring, one number per block: row sums of |Δ| and of the assembly error."""
+    """Give c of the module's docstring, one number per block: row sums of |Δ| and of the assembly error."""
     count = len(blocks.sizes)
     filled = _fill(blocks)
     below = [0.0] * count

@@ -1,9 +1,9 @@
 """A primal-dual interior-point method for the sector-form inequality, batched over slices.
 
-minimise ρ subject to Z_f = ρ E_in + Σ_a λ_a A_af - C_f* C_f ⪰ 0 for every slice f (a frequency; one for
-the dense problem), λ and ρ shared (``lipray.certify.inequality``). Each A_a has rank two, e_a v_a* + v_a e_a* with V = [e_a - b_a], so with
-G = Z⁻¹ and X the primal variable the Schur complement of the HKM direction (Helmberg et al. 1996; Kojima et
-al. 1997; Monteiro 1997) is a sum of Hadamard products,
+Minimise ρ subject to Z_f = ρ E_in + Σ_a λ_a A_af - C_f* C_f ⪰ 0 for every slice f (a frequency; one for
+the dense problem), λ and ρ shared (``lipray.certify.inequality``). Each A_a = e_a v_a* + v_a e_a* has rank two,
+V = [e_a - b_a], so with G = Z⁻¹ and X the primal variable the Schur complement of the HKM direction (Helmberg
+et al. 1996; Kojima et al. 1997; Monteiro 1997) is a sum of Hadamard products,
 
     H = Re Σ_f conj(X_uvᵀ ∘ G_uv) + X_uv ∘ G_uvᵀ + X_vv ∘ G_uuᵀ + X_uu ∘ G_vvᵀ,
 
@@ -68,15 +68,16 @@ def minimise(
     G = problem.inverse(L)
     X = G / float(torch.diagonal(G, dim1=-2, dim2=-1).real[:, : problem.d].sum())
     LX = problem.factor(X)
+    if LX is None:
+        return InteriorResult(start, value**0.5, float("inf"), 0, converged=False)
     best = y.clone()
-    gap, done, turn, rejected = float("inf"), False, 0, 0
-    for turn in range(1, iterations + 1):
-        if deadline is not None and time.monotonic() > deadline:
-            break
+    gap, done, turns, rejected = float("inf"), False, 0, 0
+    while turns < iterations and (deadline is None or time.monotonic() < deadline):
+        turns += 1
         move = problem.direction(X, LX, G, L, y)
         if move is None:
             break
-        dy, dZ, dX, step_dual, step_primal = move
+        dy, dX, step_dual, step_primal = move
         Z, new_L = problem.slack(y + step_dual * dy), None
         while (new_L := problem.factor(Z)) is None and step_dual > 1e-8:
             step_dual *= 0.8
@@ -100,7 +101,7 @@ def minimise(
             break
         G = problem.inverse(L)
     multipliers = problem.start * best[:n] / best[n]
-    return InteriorResult(multipliers, float((best[n] * value) ** 0.5), gap, turn, converged=done)
+    return InteriorResult(multipliers, float((best[n] * value) ** 0.5), gap, turns, converged=done)
 
 
 class _Problem:
@@ -162,10 +163,11 @@ class _Problem:
 
     def slack(self, y: torch.Tensor) -> torch.Tensor:
         """Z = op(y) - C*C."""
-        return self.op(y) - self.CC
+        result: torch.Tensor = self.op(y) - self.CC
+        return result
 
     def adjoint(self, S: torch.Tensor, SV: torch.Tensor | None = None) -> torch.Tensor:
-        """<A_a, S> for Hermitian S, and <E, S>."""
+        """Give <A_a, S> for Hermitian S, and <E, S>."""
         diagonal = torch.diagonal(S, dim1=-2, dim2=-1).real
         if SV is not None:
             pairs = torch.diagonal(SV[:, self.d :], dim1=-2, dim2=-1).real.sum(0)
@@ -185,13 +187,14 @@ class _Problem:
     @staticmethod
     def inverse(L: torch.Tensor) -> torch.Tensor:
         """(L L*)⁻¹."""
-        return torch.cholesky_inverse(L)
+        result: torch.Tensor = torch.cholesky_inverse(L)
+        return result
 
     def direction(
         self, X: torch.Tensor, LX: torch.Tensor, G: torch.Tensor, L: torch.Tensor, y: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float, float] | None:
-        """One predictor-corrector direction (dy, dZ, dX) and its step lengths."""
-        d, n = self.d, self.n
+    ) -> tuple[torch.Tensor, torch.Tensor, float, float] | None:
+        """One predictor-corrector direction (dy, dX) and its step lengths."""
+        d = self.d
         GV, XV = self.times_V(G), self.times_V(X)
         schur = self._schur(X, XV, G, GV)
         if schur is None:
@@ -232,7 +235,7 @@ class _Problem:
         fraction = 0.9 + 0.08 * min(reach_dual, reach_primal)
         step_dual = min(1.0, fraction * _reach(L, dZ))
         step_primal = min(1.0, fraction * _reach(LX, dX))
-        return dy, dZ, dX, step_dual, step_primal
+        return dy, dX, step_dual, step_primal
 
     def _schur(
         self, X: torch.Tensor, XV: torch.Tensor, G: torch.Tensor, GV: torch.Tensor

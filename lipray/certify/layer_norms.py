@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -29,9 +29,7 @@ CHUNK = 2**24
 """Complex entries of frequency blocks held at a time."""
 
 
-def operation_constant(
-    op: net.Op, weights: net.Mapping[str, np.ndarray], source: net.Shape, target: net.Shape
-) -> float:
+def operation_constant(op: net.Op, weights: Mapping[str, np.ndarray], source: net.Shape, target: net.Shape) -> float:
     """Upper bound of the l2 Lipschitz constant of one operation with one input."""
     match op:
         case net.Conv():
@@ -152,7 +150,7 @@ def _batch_bound(grams: torch.Tensor, known: float) -> float:
         return float(grams.abs().sum(dim=-1).max())
     rounding = 4.0 * (n + 2) * lm.UNIT
     eye = torch.eye(n, dtype=grams.dtype)
-    excess = 0.0
+    excess = 4.0 * rounding * n
     while excess < 2.0:
         t = top * (1.0 + excess)
         lowered = t - rounding * 2.0 * n * t - 8.0 * lm.UNIT * t

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 
 import numpy as np
@@ -22,7 +22,7 @@ UNIT = 2.0**-53
 
 
 def operation_matrix(
-    op: net.Op, weights: net.Mapping[str, np.ndarray], source: net.Shape, target: net.Shape
+    op: net.Op, weights: Mapping[str, np.ndarray], source: net.Shape, target: net.Shape
 ) -> sp.csr_array:
     """Matrix of a linear operation with one input.
 
@@ -66,7 +66,9 @@ def convolution(weight: np.ndarray, op: net.Conv, source: net.Shape, target: net
     positions, out_positions = math.prod(extent), math.prod(out_extent)
     out_channel = np.arange(outputs)[:, None, None]
     in_channel = (out_channel // out_per_group) * per_group + np.arange(per_group)[None, :, None]
-    rows, columns, values = [], [], []
+    rows: list[np.ndarray] = []
+    columns: list[np.ndarray] = []
+    values: list[np.ndarray] = []
     for offset in itertools.product(*(range(k) for k in weight.shape[2:])):
         reads = [
             np.arange(out) * stride - pad[0] + o * dilation
@@ -79,22 +81,22 @@ def convolution(weight: np.ndarray, op: net.Conv, source: net.Shape, target: net
             continue
         here = _flat(inside, out_extent)
         there = _flat([read[index] for read, index in zip(reads, inside, strict=True)], extent)
-        tap = weight[(slice(None), slice(None), *offset)][:, :, None]
+        tap = np.moveaxis(weight, (0, 1), (-2, -1))[offset][:, :, None]
         shape = (outputs, per_group, here.size)
         rows.append(np.broadcast_to(out_channel * out_positions + here, shape).ravel())
         columns.append(np.broadcast_to(in_channel * positions + there, shape).ravel())
         values.append(np.broadcast_to(tap, shape).ravel())
-    shape = (outputs * out_positions, source[0] * positions)
+    size = (outputs * out_positions, source[0] * positions)
     if not rows:
-        return sp.csr_array(shape)
+        return sp.csr_array(size)
     entries = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
-    matrix = sp.csr_array(sp.coo_array(entries, shape=shape))
+    matrix = sp.csr_array(sp.coo_array(entries, shape=size))
     matrix.eliminate_zeros()
     return matrix
 
 
 def average_pool(
-    op: net.AvgPool, weights: net.Mapping[str, np.ndarray], source: net.Shape, target: net.Shape
+    op: net.AvgPool, weights: Mapping[str, np.ndarray], source: net.Shape, target: net.Shape
 ) -> sp.csr_array:
     """Matrix of an average pool with its divisor, the same for every channel."""
     dimensions = len(op.kernel)
@@ -160,7 +162,7 @@ def norm_bound(matrix: sp.csr_array | np.ndarray) -> float:
 
 def _flat(axes: Sequence[np.ndarray], extent: Sequence[int]) -> np.ndarray:
     grid = np.meshgrid(*axes, indexing="ij")
-    return np.ravel_multi_index([axis.ravel() for axis in grid], tuple(extent))
+    return np.asarray(np.ravel_multi_index([axis.ravel() for axis in grid], tuple(extent)))
 
 
 def _per_channel(channels: int, axes: Sequence[sp.csr_array]) -> sp.csr_array:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,7 +24,7 @@ import scipy.sparse as sp
 from lipray.certify import linear_maps as lm
 from lipray.model import network as net
 
-Matrix = sp.csr_array
+Matrix: TypeAlias = sp.csr_array
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def _terms(value: Expression) -> tuple[Term, ...]:
 
 
 def _slope(layers: list[Layer], name: str, value: Expression, size: int) -> Expression:
-    """u = phi(v), slopes in [0, 1]; entries of v whose difference is exactly zero are left out."""
+    """Push u = phi(v), slopes in [0, 1]; entries of v whose difference is exactly zero are left out."""
     moving = np.zeros(size, dtype=bool)
     for matrix, error in value.values():
         for part in (matrix, error):
@@ -129,7 +130,7 @@ def _slope(layers: list[Layer], name: str, value: Expression, size: int) -> Expr
 
 
 def _activation(layers: list[Layer], node: net.Node, value: Expression, shape: net.Shape) -> Expression:
-    """z = a v + (b - a) u for slopes in [a, b]."""
+    """Write z = a v + (b - a) u for slopes in [a, b]."""
     op = node.op
     assert isinstance(op, net.Activation)  # noqa: S101 (narrows the type)
     low, high = (_per_entry(bounds, shape) for bounds in (op.lower, op.upper))
