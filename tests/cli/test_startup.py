@@ -50,7 +50,8 @@ def test_plan_of_an_onnx_file_imports_neither_ray_nor_cvxpy(tmp_path):
 
 
 def test_a_serial_estimate_imports_neither_ray_nor_cvxpy(tmp_path):
-    words = ["estimate", "lenet5", "--executor", "serial", "--method", "product", "--lower-starts", "0", "--quiet"]
+    (tmp_path / "model.py").write_text("from torch import nn\n\ndef net():\n    return nn.Linear(3, 2)\n")
+    words = ["estimate", "model.py:net", "--input-shape", "3", "--executor", "serial", "--quiet"]
     run(CHECK.format(words=words, banned=["ray", "cvxpy", "clarabel"]), tmp_path)
 
 
