@@ -18,10 +18,8 @@ from lipray.certify.certificate import Certificate, Status
 from lipray.certify.elimination import Blocks, Evaluation, closed_form, evaluate, prepare
 from lipray.certify.inequality import assemble, reduced_order
 from lipray.certify.sector import lower
+from lipray.partition.cost import INTERIOR_POINT_ORDER
 from lipray.partition.subproblem import Settings, Subproblem
-
-INTERIOR_ORDER = 2600
-"""Largest order of the inequality given to the interior-point method (some ten matrices of that order)."""
 
 INTERIOR_ITERATIONS = 80
 DESCENT_ITERATIONS = 150
@@ -75,7 +73,7 @@ def _optimise(
     """Multipliers, status, iterations, and the value the optimiser believes."""
     deadline = None if settings.time_limit is None else start + settings.time_limit
     order = reduced_order(blocks)
-    if order <= INTERIOR_ORDER and 12 * 8 * order**2 <= settings.memory:
+    if order <= INTERIOR_POINT_ORDER and 12 * 8 * order**2 <= settings.memory:
         limit = INTERIOR_ITERATIONS if settings.iterations is None else settings.iterations
         result = interior.minimise(
             assemble(blocks),

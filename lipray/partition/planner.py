@@ -12,6 +12,13 @@ from lipray.partition.plan import Block, Plan, Tile
 from lipray.partition.space import CutTile, cut_tiles, is_tileable, tile_windows
 from lipray.partition.subproblem import METHODS, Settings
 
+AUTOMATIC_TILING_SECONDS = 1800.0
+"""Estimated seconds of a block's tiles beyond which only an explicit partition factor has it tiled.
+
+
+With scalar composition tiles seldom beat the product bound they would replace: hours of them are the user's choice.
+"""
+
 _OPERATORS = (Conv, Dense, AvgPool, AdaptiveAvgPool, MaxPool, Sum, Concat)
 
 
@@ -26,7 +33,7 @@ def plan_network(
     """Cut a network into blocks and tiles, each a sub-problem within ``settings.memory`` (estimated).
 
     Without a partition factor, blocks are solved whole where they fit, and otherwise tiled with the
-    fewest, largest tiles that do. With p > 1 every block whose output is a map is tiled at least p x p
+    fewest, largest tiles that do, if that is estimated to take at most ``AUTOMATIC_TILING_SECONDS``. With p > 1 every block whose output is a map is tiled at least p x p
     (p in one dimension; an axis shorter than p into its positions), and a tile that does not fit is split
     further. A dense tail hides the maps before it, so a block that is to be tiled is cut before the tail;
     with no ``block_depth`` that is the only cut, as long as the parts can be made to fit, and otherwise
@@ -172,7 +179,7 @@ def _cut_block(
     shape = block.output_shape
     if asked == 1:
         searched = _search(block, method, settings)
-        if searched is None:
+        if searched is None or _seconds(block, searched, method, settings) > AUTOMATIC_TILING_SECONDS:
             return 1, ()
         asked = searched
     labelled: list[tuple[str, CutTile]] = []
@@ -212,6 +219,12 @@ def _search(block: Network, method: str, settings: Settings) -> int | None:
         else:
             low = middle
     return high
+
+
+def _seconds(block: Network, factor: int, method: str, settings: Settings) -> float:
+    """Estimated seconds of the distinct tiles of a block."""
+    tiles = _distinct(cut_tiles(block, tile_windows(block.output_shape, factor)))
+    return sum(estimate_cost(tile, method, settings).seconds for tile in tiles)
 
 
 def _refine(block: Network, tile: CutTile, method: str, settings: Settings) -> tuple[CutTile, ...] | None:
