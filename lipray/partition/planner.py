@@ -15,8 +15,8 @@ from lipray.partition.subproblem import METHODS, Settings
 AUTOMATIC_TILING_SECONDS = 1800.0
 """Estimated seconds of a block's tiles beyond which only an explicit partition factor has it tiled.
 
-
-With scalar composition tiles seldom beat the product bound they would replace: hours of them are the user's choice.
+With scalar composition tiles seldom beat the product bound they would replace: hours of them are for the user
+to ask for.
 """
 
 _OPERATORS = (Conv, Dense, AvgPool, AdaptiveAvgPool, MaxPool, Sum, Concat)
