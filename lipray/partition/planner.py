@@ -32,14 +32,14 @@ def plan_network(
 ) -> Plan:
     """Cut a network into blocks and tiles, each a sub-problem within ``settings.memory`` (estimated).
 
-    Without a partition factor, blocks are solved whole where they fit, and otherwise tiled with the
-    fewest, largest tiles that do, if that is estimated to take at most ``AUTOMATIC_TILING_SECONDS``. With p > 1 every block whose output is a map is tiled at least p x p
-    (p in one dimension; an axis shorter than p into its positions), and a tile that does not fit is split
-    further. A dense tail hides the maps before it, so a block that is to be tiled is cut before the tail;
-    with no ``block_depth`` that is the only cut, as long as the parts can be made to fit, and otherwise
-    blocks are as deep as p x p tiles of them fit. A block with one linear operator is left whole, because its
-    product bound is already the best of these methods. A block that neither fits nor can be tiled has no
-    tiles: the product bound stands for it.
+    Without a partition factor, blocks are solved whole where they fit, and otherwise tiled with the fewest,
+    largest tiles that do, if that is estimated to take at most ``AUTOMATIC_TILING_SECONDS``. With p > 1 every
+    block whose output is a map is tiled at least p x p (p in one dimension; an axis shorter than p into its
+    positions), and a tile that does not fit is split further. A dense tail hides the maps before it, so a
+    block that is to be tiled is cut before the tail; with no ``block_depth`` that is the only cut, as long as
+    the parts can be made to fit, and otherwise blocks are as deep as p x p tiles of them fit. A block with
+    one linear operator is left whole, because its product bound is already the best of these methods. A block
+    that neither fits nor can be tiled has no tiles: the product bound stands for it.
 
     Args:
         network: the whole network.
