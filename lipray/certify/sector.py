@@ -195,7 +195,8 @@ def _apply(matrix: Matrix, error: Matrix | None, value: Expression) -> Expressio
     """Matrix times expression, with the rounding of the product bounded entrywise.
 
     |fl(AB) - AB| <= gamma_k |A||B| with k the largest number of products summed into one entry (Higham
-    2002, section 3.5). A product with a selection (rows of one entry, 1 or -1) is exact.
+    2002, section 3.5). A product is exact where nothing is added up: on the left a selection (rows of at most one
+    entry, 1 or -1), on the right one that reads no signal twice (columns of at most one).
     """
     result: Expression = {}
     left_exact = error is None and _is_selection(matrix)
@@ -205,8 +206,9 @@ def _apply(matrix: Matrix, error: Matrix | None, value: Expression) -> Expressio
         parts = []
         if factor_error is not None:
             parts.append(_product(abs(matrix), factor_error))
-        if not left_exact and not (error is None and _is_selection(factor)):
-            gamma = 0.0 if _is_selection(factor) else 1.01 * (count + 1) * lm.UNIT
+        right_exact = _is_selection(sp.csr_array(factor.T))
+        if not left_exact and not (error is None and right_exact):
+            gamma = 0.0 if right_exact else 1.01 * (count + 1) * lm.UNIT
             total = abs(matrix) * gamma
             total = total if error is None else total + error
             magnitude = abs(factor) if factor_error is None else abs(factor) + factor_error
