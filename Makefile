@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help estimate test test-slow lint format clean python
+.PHONY: help estimate test test-slow lint format bench bench-short bench-report clean python
 
 # The first interpreter that is new enough; override with `make PYTHON=/path/to/python`.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -10,12 +10,13 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	&& { echo $$p; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet -c constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install -qq -c constraints.txt
 
 help:
 	@echo "make estimate   install, and bound the trained digits network of examples/ on an embedded Ray"
 	@echo "make test       install the test tools, then ruff, mypy and the tests"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make bench      the benchmarks, into benchmarks/results (an hour); bench-short is a smoke run of minutes"
 	@echo "make lint       ruff and mypy only"
 	@echo "make format     let ruff rewrite"
 	@echo "make clean      remove the environment and caches"
@@ -34,6 +35,19 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Interrupted, it goes on where it stopped. Single benchmarks: see the head of benchmarks/*.py.
+BENCHMARKS := tightness speed partition
+bench: $(VENV)/.installed-bench
+	@failed=; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || failed=1; done; \
+	$(MAKE) --no-print-directory bench-report && test -z "$$failed"
+
+bench-short: $(VENV)/.installed-bench
+	@failed=; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --short || failed=1; done; test -z "$$failed"
+
+# The README's tables and the plots of docs/img, from benchmarks/results.
+bench-report: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/publish.py
+
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -51,6 +65,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-test: pyproject.toml constraints.txt $(VENV)/.installed
 	@echo "installing the test tools into $(VENV)"
 	$(PIP) -e ".[test]"
+	@touch $@
+
+$(VENV)/.installed-bench: pyproject.toml constraints.txt $(VENV)/.installed-test
+	@echo "installing the benchmark tools into $(VENV)"
+	$(PIP) -e ".[bench]"
 	@touch $@
 
 $(BIN)/python: | python

@@ -1,0 +1,174 @@
+"""Carry results into the documents: the README's tables, between their markers, and the plots of ``docs/img``.
+
+    .venv/bin/python benchmarks/publish.py
+
+Reads ``benchmarks/results``; what was not measured is left as it is, and said.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+
+import harness
+import matplotlib as mpl
+from harness import ROOT, Column, Row
+
+mpl.use("svg")
+mpl.rcParams.update({"svg.hashsalt": "lipray", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
+
+from matplotlib import pyplot as plt  # noqa: E402 - the backend must be chosen first
+
+README = ROOT / "README.md"
+IMAGES = ROOT / "docs" / "img"
+
+SHOWN = {
+    "fnn3_s0": "fnn3_s0, digits 64-32-32-10, row 7",
+    "cnn2_s0": "cnn2_s0, conv 1-8, dense 512-10, row 7",
+    "cnn3_s0": "cnn3_s0, conv 1-8-16, dense 1024-10, row 7",
+    "lipsdp_mnist50": "lipsdp_mnist50, 784-50-10",
+    "eclipse_mnist_n100": "eclipse_mnist_n100, 784-100-100-10",
+    "mlp_L9_W16": "mlp_L9_W16, 8 layers of 16",
+    "FC-R18": "FC-R18, fully connected ResNet, 18 layers",
+}
+"""Networks of the README's table and of its plot."""
+
+TIGHTNESS = (
+    Column("network", "shown"),
+    Column("product", "product", harness.upper),
+    Column("LipLT", "liplt", harness.upper),
+    Column("ECLipsE-Fast", "eclipse_fast", harness.upper),
+    Column("GLipSDP, published", "glipsdp", harness.number),
+    Column("LipSDP-Neuron, known", "lipsdp", harness.number),
+    Column("lipray", "ellipsoid", harness.upper),
+    Column("attained", "lower", harness.lower),
+    Column("s", "seconds", harness.seconds),
+)
+
+SPEED = (
+    Column("network", "row"),
+    Column("method", "method"),
+    Column("bound", "bound", harness.upper),
+    Column("of the product", "of_product", harness.ratio),
+    Column("s", "seconds", harness.seconds),
+)
+
+
+def results(name: str) -> dict[str, Row]:
+    """The rows of a benchmark, none where it was not run."""
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    if not path.exists():
+        print(f"{name}: not measured yet; its parts of the documents are left as they are")
+        return {}
+    rows: dict[str, Row] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
+def replace(marker: str, lines: list[str]) -> None:
+    """Put lines between the README's markers of that name."""
+    text = README.read_text(encoding="utf-8")
+    start, end = f"<!-- {marker} -->\n", f"<!-- end of {marker} -->"
+    head, rest = text.split(start)
+    _, tail = rest.split(end)
+    README.write_text(head + start + "\n".join(lines) + "\n" + end + tail, encoding="utf-8")
+    print(f"{README.name}: {marker}")
+
+
+def tightness() -> None:
+    """The table against other methods, and its plot."""
+    found = results("tightness")
+    rows = {name: {**found[name], "shown": text} for name, text in SHOWN.items() if name in found}
+    if not rows:
+        return
+    replace("tightness", harness.table(TIGHTNESS, rows))
+    methods = (("product", "product", "o"), ("liplt", "LipLT", "s"), ("eclipse_fast", "ECLipsE-Fast", "^"))
+    figure, axes = plt.subplots(figsize=(7.5, 0.42 * len(rows) + 1.2))
+    names = list(rows)[::-1]
+    for place, name in enumerate(names):
+        row = rows[name]
+        top = max(row[key] for key, _, _ in methods if row.get(key) is not None) / row["lower"]
+        axes.plot([1.0, top], [place, place], color="0.85", zorder=1)
+    for key, label, mark in methods:
+        known = [(rows[n][key] / rows[n]["lower"], at) for at, n in enumerate(names) if rows[n].get(key) is not None]
+        axes.scatter(*zip(*known, strict=True), marker=mark, s=28, color="0.45", label=label, zorder=2)
+    ours = [rows[name]["ellipsoid"] / rows[name]["lower"] for name in names]
+    axes.scatter(ours, range(len(names)), marker="D", s=38, color="C0", label="lipray, ellipsoid", zorder=3)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xscale("log")
+    _plain_ticks(axes, (1, 1.5, 2, 3, 5, 10))
+    axes.set_xlim(left=0.97)
+    axes.set_xlabel("upper bound ÷ attained lower bound (1 is exact)")
+    axes.legend(loc="best", frameon=False, fontsize=9)
+    _save(figure, "tightness.svg")
+
+
+def speed() -> None:
+    """The table of methods and times."""
+    found = results("speed")
+    rows: dict[str, Row] = {}
+    if "digits_small" in found:
+        parts = found["digits_small"]["parts"]
+        names = {
+            "product": "product",
+            "closed form": "ellipsoid, closed form",
+            "sdp": "sdp (cvxpy, Clarabel)",
+            "ellipsoid": "ellipsoid",
+        }
+        for part, shown in names.items():
+            share = parts[part]["bound"] / parts["product"]["bound"]
+            rows[part] = {**parts[part], "row": "digits_small", "method": shown, "of_product": share}
+    rows |= {key: row for key, row in found.items() if row["row"] == "cnn1"}
+    if rows:
+        replace("speed", harness.table(SPEED, rows))
+
+
+def partition() -> None:
+    """The plot of bound against time."""
+    found = results("partition")
+    if not found:
+        return
+    figure, axes = plt.subplots(figsize=(7.5, 3.6))
+    for name, colour in (("digits_cnn", "C0"), ("cnn1", "C1")):
+        rows = [row for row in found.values() if row["network"] == name]
+        whole = min((row["product"] for row in rows), default=1.0)
+        for row in rows:
+            at, height = row["seconds"], row["overlap"] / whole
+            axes.scatter(at, height, s=36, color=colour, zorder=2)
+            text = f"{row['factor']}×{row['factor']} tiles" if row["factor"] > 1 else "no tiles"
+            text += "" if row["depth"] == "whole" else f", {row['depth']} per block"
+            axes.annotate(text, (at, height), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axes.scatter([], [], s=36, color=colour, label=name)
+    axes.axhline(1.0, color="0.6", linewidth=1, linestyle="--", zorder=1, label="product of layer norms")
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0.0)
+    axes.margins(x=0.15)
+    axes.set_xlabel("seconds of all sub-problems")
+    axes.set_ylabel("composed bound ÷ product")
+    axes.legend(frameon=False, fontsize=9)
+    _save(figure, "partition.svg")
+
+
+def _plain_ticks(axes: plt.Axes, ticks: tuple[float, ...]) -> None:
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+
+
+def _save(figure: plt.Figure, name: str) -> None:
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(IMAGES / name, metadata={"Date": None})
+    plt.close(figure)
+    print(f"docs/img/{name}")
+
+
+def main() -> int:
+    """Write what was measured into the documents."""
+    parts: tuple[Callable[[], None], ...] = (tightness, speed, partition)
+    for part in parts:
+        part()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
