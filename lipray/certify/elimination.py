@@ -111,6 +111,8 @@ def closed_form(blocks: Blocks) -> tuple[np.ndarray, ...]:
         row = _row(blocks, j, -torch.ones(blocks.sizes[j], dtype=torch.float64), chosen, rows, scales, 0.0)
         Q = _self_product(blocks, j, torch.ones(blocks.sizes[j], dtype=torch.float64), row, 0.0)
         top = largest_eigenvalue_bound(Q)
+        if not math.isfinite(top):
+            break
         weight = 1.0 / top if top > 0.0 and math.isfinite(1.0 / top) else 1.0
         lam = torch.full((blocks.sizes[j],), weight, dtype=torch.float64)
         scale = _scale(lam)
@@ -187,6 +189,9 @@ def eliminate(blocks: Blocks, multipliers: Sequence[torch.Tensor], *, proof: boo
         if blocks.errors[last]:
             peak = max(peak, float(_output_scale(blocks, scales)[0]) ** -2)
         gram.diagonal().add_(4.0 * lowering[last] * peak)
+        if blocks.maps[last]:
+            # Squares below the smallest double are lost; this is far above all they can amount to.
+            gram.diagonal().add_(1e-300)
         gram.diagonal().mul_(1.0 + 4.0 * UNIT)
     return Factor(tuple(rows), tuple(scales), tuple(multipliers), gram)
 

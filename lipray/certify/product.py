@@ -63,13 +63,13 @@ def graph_product(network: net.Network) -> float:
                 value = 1.0
             case net.Sum():
                 value = _up(
-                    sum(_up(abs(c) * x) for c, x in zip(node.op.coefficients, inputs, strict=True)), len(inputs)
+                    sum(_times(abs(c), x) for c, x in zip(node.op.coefficients, inputs, strict=True)), len(inputs)
                 )
             case net.Concat():
                 value = _up(math.hypot(*inputs), len(inputs) + 4)
             case _:
                 own = operation_constant(node.op, network.weights, network.nodes[node.inputs[0]].shape, node.shape)
-                value = 0.0 if own == 0.0 or inputs[0] == 0.0 else _up(own * inputs[0])
+                value = _times(own, inputs[0])
         constants.append(value)
     return constants[-1]
 
@@ -81,9 +81,9 @@ def sector_product(form: SectorForm) -> float:
         total = 0.0
         for term in terms:
             error = 0.0 if term.error is None else lm.norm_bound(term.error)
-            total += _up(spectral_norm_bound(term.matrix, error) * constants[term.source])
+            total += _times(spectral_norm_bound(term.matrix, error), constants[term.source])
         constants.append(_up(total, len(terms)))
-    return constants[-1] if form.factor == 1.0 else _up(constants[-1] * form.factor)
+    return constants[-1] if form.factor == 1.0 else _times(constants[-1], form.factor)
 
 
 def liplt(form: SectorForm) -> float:
@@ -108,9 +108,9 @@ def liplt(form: SectorForm) -> float:
         rows.append(row)
         total = 0.0
         for source, (matrix, doubt) in row.items():
-            total += _up(spectral_norm_bound(matrix, doubt) * constants[source])
+            total += _times(spectral_norm_bound(matrix, doubt), constants[source])
         constants.append(_up(total, len(row)))
-    return constants[-1] if form.factor == 1.0 else _up(constants[-1] * form.factor)
+    return constants[-1] if form.factor == 1.0 else _times(constants[-1], form.factor)
 
 
 def _accumulate(row: dict[int, tuple[np.ndarray, float]], source: int, matrix: np.ndarray, doubt: float) -> None:
@@ -120,6 +120,11 @@ def _accumulate(row: dict[int, tuple[np.ndarray, float]], source: int, matrix: n
         row[source] = (joined, (old_doubt + doubt + 2.0 * lm.UNIT * lm.norm_bound(joined)) * (1.0 + 1e-12))
     else:
         row[source] = (matrix, doubt)
+
+
+def _times(a: float, b: float) -> float:
+    """A product outward: zero only where a factor is, even where it underflows; zero times infinity is zero."""
+    return 0.0 if a == 0.0 or b == 0.0 else math.nextafter(a * b * (1.0 + 2.0 * lm.UNIT), math.inf)
 
 
 def _up(value: float, operations: int = 1) -> float:
