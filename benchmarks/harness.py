@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import math
 import os
@@ -20,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -67,16 +65,6 @@ def timed(work: Callable[[], T], repeat: int) -> tuple[T, list[float]]:
 def median(seconds: Sequence[float]) -> float:
     """The median, to the microsecond."""
     return round(statistics.median(seconds), 6)
-
-
-def published() -> ModuleType:
-    """The tests' reader of published networks (``tests/published.py``)."""
-    spec = importlib.util.spec_from_file_location("published", ROOT / "tests" / "published.py")
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError("tests/published.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def environment() -> Row:

@@ -11,12 +11,15 @@ from __future__ import annotations
 import sys
 
 import harness
-from harness import Column, Row
+from harness import ROOT, Column, Row
 
 from lipray.certify.solve import solve
 from lipray.model.network import Network
 from lipray.partition.subproblem import Settings, Subproblem
 from lipray.run.lower_bound import ascend, best, plan_ascents
+
+sys.path.append(str(ROOT))
+from tests import published as reader  # noqa: E402 - the tests' reader, beside the package
 
 ASKED = (
     *(f"{kind}_s{seed}" for kind in ("fnn2", "fnn3", "cnn2") for seed in range(5)),
@@ -76,10 +79,10 @@ lipsdp_random: at most 1e-9 above the exact constant and not below it; cnn3_s0: 
 """
 
 
-def known_values(reader: object, name: str, output: str) -> Row:
+def known_values(name: str, output: str) -> Row:
     """Values of ``anchors.csv`` for one output of one network, by kind."""
     found: Row = {}
-    for row in reader.anchors():  # type: ignore[attr-defined]  # loaded by path
+    for row in reader.anchors():
         if (row["network"], row["output"]) != (name, output):
             continue
         method, value = row["method"], float(row["value"])
@@ -127,11 +130,10 @@ def certify(network: Network, method: str, settings: Settings) -> tuple[float, R
 
 def measure(name: str, repeat: int, *, short: bool, limit: float | None) -> Row:
     """One row: every method on one network."""
-    reader = harness.published()
-    network = reader.published_network(name)
     index = reader.catalogue()[name].get("output_row")
+    network = reader.published(name, index)
     output = "all outputs" if index is None else f"row {index}"
-    known = known_values(reader, name, output)
+    known = known_values(name, output)
     (product, figures), product_seconds = harness.timed(lambda: certify(network, "product", Settings()), repeat)
     (closed, _), closed_seconds = harness.timed(lambda: certify(network, "ellipsoid", Settings(iterations=0)), repeat)
     settings = Settings(time_limit=limit)
@@ -168,11 +170,10 @@ def main() -> int:
     parser = harness.arguments("Tightness on published trained networks.")
     parser.add_argument("--all", action="store_true", help="also networks without a known LipSDP-Neuron value")
     options = parser.parse_args()
-    reader = harness.published()
     results = harness.Results("tightness", "Tightness on published networks", COLUMNS, options, NOTES)
     names = SHORT if options.short else (*ASKED, *FURTHER) if options.all else ASKED
     for name in names:
-        if not (reader.HOME / f"{name}.safetensors").is_file():
+        if not (reader.FOLDER / f"{name}.safetensors").is_file():
             results.skip(name, "the published networks are not here (see LIPRAY_NETWORKS)")
             continue
         limit = 300.0 if name in FURTHER else None
