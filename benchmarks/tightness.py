@@ -19,7 +19,7 @@ from lipray.partition.subproblem import Settings, Subproblem
 from lipray.run.lower_bound import ascend, best, plan_ascents
 
 sys.path.append(str(ROOT))
-from tests import published as reader  # noqa: E402 - the tests' reader, beside the package
+from tests import published as reader  # the reader of the tests, which are no package of lipray
 
 ASKED = (
     *(f"{kind}_s{seed}" for kind in ("fnn2", "fnn3", "cnn2") for seed in range(5)),
