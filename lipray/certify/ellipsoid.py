@@ -23,6 +23,11 @@ from lipray.partition.subproblem import Settings, Subproblem
 
 INTERIOR_ITERATIONS = 80
 DESCENT_ITERATIONS = 150
+DESCENT_TOLERANCE = 1e-6
+"""Relative improvement per iteration below which first-order steps end a stage."""
+
+STALLED_GAP = 1e-3
+"""Relative duality gap above which a stalled interior-point method hands over to first-order steps."""
 
 BLENDS = (0.0, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Shares of the closed form mixed into multipliers too close to infeasible to be proven."""
@@ -73,6 +78,7 @@ def _optimise(
     """Multipliers, status, iterations, and the value the optimiser believes."""
     deadline = None if settings.time_limit is None else start + settings.time_limit
     order = reduced_order(blocks)
+    found, value, used = base, bound, 0
     if order <= INTERIOR_POINT_ORDER and 12 * 8 * order**2 <= settings.memory:
         limit = INTERIOR_ITERATIONS if settings.iterations is None else settings.iterations
         result = interior.minimise(
@@ -83,15 +89,19 @@ def _optimise(
             iterations=limit,
             deadline=deadline,
         )
-        ends = np.cumsum(blocks.widths)[:-1]
-        found = tuple(np.split(result.multipliers.numpy(), ends))
-        return found, _status(result.converged, result.iterations >= limit, deadline), result.iterations, result.value
+        found = tuple(np.split(result.multipliers.numpy(), np.cumsum(blocks.widths)[:-1]))
+        value, used = result.value, result.iterations
+        status = _status(result.converged, used >= limit, deadline)
+        if status is not Status.STALLED or result.gap < STALLED_GAP:
+            return found, status, used, value
     limit = DESCENT_ITERATIONS if settings.iterations is None else settings.iterations
-    descended = descent.minimise(
-        blocks, base, iterations=limit, tolerance=max(settings.tolerance, 1e-6), deadline=deadline
-    )
-    status = _status(not descended.stalled and descended.iterations < limit, descended.iterations >= limit, deadline)
-    return descended.multipliers, status, descended.iterations, descended.value**0.5
+    tolerance = max(settings.tolerance, DESCENT_TOLERANCE)
+    descended = descent.minimise(blocks, found, iterations=limit, tolerance=tolerance, deadline=deadline)
+    if descended.value**0.5 < value:
+        found, value = descended.multipliers, descended.value**0.5
+    exhausted = descended.iterations >= limit
+    status = _status(not descended.stalled and not exhausted, exhausted, deadline)
+    return found, status, used + descended.iterations, value
 
 
 def _status(converged: bool, exhausted: bool, deadline: float | None) -> Status:
