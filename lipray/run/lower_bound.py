@@ -26,6 +26,8 @@ STARTS_PER_BUNDLE = 16
 SCALES = (0.1, 1.0, 10.0)
 SEPARATIONS = (1.0, 0.1)
 UNIT = 2.0**-53
+THOROUGH = 50
+"""Steps from which on a network is cheap enough to refine thoroughly."""
 _WORK = 1.5e10  # multiply-adds an automatic search may cost: some seconds on one core
 _BATCH_BYTES = 2**30
 _TINY = 1e-300
@@ -80,10 +82,10 @@ def plan_ascents(
     """
     cost = max(multiply_adds(network), 1)
     if starts is None:
-        starts = int(np.clip(_WORK / (120 * 6 * cost), 4, 64))
+        starts = int(np.clip(_WORK / (120 * 6 * cost), 2, 64))
     if starts == 0:
         return ()
-    steps = int(np.clip(_WORK / (starts * 6 * cost), 10, 200))
+    steps = int(np.clip(_WORK / (max(starts, 1) * 6 * cost), 6, 200))
     width = task_width(network)
     bundles = []
     for first in range(0, starts, width):
@@ -118,7 +120,7 @@ def ascend(task: Ascent) -> Witness:
     keep = torch.argsort(quotient, descending=True, stable=True)[: max(1, task.starts // 4)]
     middle, half = middle[keep].clone(), half[keep].clone()
     half = _climb(function, middle, half, task.steps, rate=0.03)
-    return _refine(network, function, middle, half)
+    return _refine(network, function, middle, half, thorough=task.steps >= THOROUGH)
 
 
 def attained(network: Network, x: np.ndarray, y: np.ndarray) -> float:
@@ -275,17 +277,23 @@ def _power(function: Function, x: torch.Tensor, v: torch.Tensor, steps: int) -> 
     return v.detach()
 
 
-def _refine(network: Network, function: Function, middle: torch.Tensor, half: torch.Tensor) -> Witness:
-    """The best pair among the given ones and those along the top singular directions at their points."""
+def _refine(
+    network: Network, function: Function, middle: torch.Tensor, half: torch.Tensor, *, thorough: bool
+) -> Witness:
+    """The best pair among the given ones and those along the top singular directions at their points.
+
+    Where an evaluation is dear (not ``thorough``), fewer points, iterations and separations are tried.
+    """
     import torch
 
-    keep = torch.argsort(_quotients(function, middle, half), descending=True, stable=True)[:4]
+    keep = torch.argsort(_quotients(function, middle, half), descending=True, stable=True)[: 4 if thorough else 1]
     middle, half = middle[keep], half[keep]
-    points = torch.cat([middle, middle + half, middle - half])
-    direction = _power(function, points, torch.cat([half, half, half]) / _norm(torch.cat([half] * 3)), 30)
-    length = torch.cat([_norm(half)] * 3)
+    points = torch.cat([middle, middle + half, middle - half]) if thorough else middle
+    length = _norm(half).repeat(len(points) // len(half), *[1] * (half.dim() - 1))
+    along = half.repeat(len(points) // len(half), *[1] * (half.dim() - 1)) / length
+    direction = _power(function, points, along, 30 if thorough else 8)
     firsts, seconds = [middle + half], [middle - half]
-    for exponent in range(13):
+    for exponent in range(0, 13, 1 if thorough else 3):
         reach = direction * length * 4.0**-exponent
         firsts.append(points + reach)
         seconds.append(points - reach)

@@ -124,7 +124,7 @@ def test_given_data_finds_what_random_starts_cannot():
 def test_starts_follow_the_cost():
     small, large = chain([np.ones((2, 2))]), chain([np.ones((3000, 3000))] * 3)
     count = [sum(task.starts for task in plan_ascents(net, starts=None, seed=0)) for net in (small, large)]
-    assert count[0] > count[1] >= 4
+    assert count[0] > count[1] >= 2
     assert multiply_adds(large) == 3 * 3000**2 + 2 * 3000 + 3000
     assert plan_ascents(small, starts=0, seed=0) == ()
 
