@@ -26,10 +26,10 @@ from lipray.model import network as net
 from lipray.partition.subproblem import Subproblem
 
 SECTOR_BELOW = 6000
-"""Largest signal for which the sector form (and with it ECLipsE-Fast) is worked out beside the product."""
+"""Largest signal for which the sector form is worked out."""
 
-LIPLT_BELOW = 3000
-"""Largest signal for which LipLT is worked out."""
+CLOSED_FORMS_BELOW = 3000
+"""Largest signal for which LipLT, and most neurons for which ECLipsE-Fast, are worked out beside the product."""
 
 
 def solve_product(problem: Subproblem) -> Certificate:
@@ -42,12 +42,13 @@ def solve_product(problem: Subproblem) -> Certificate:
     if largest <= SECTOR_BELOW:
         form = lower(network)
         bound = min(bound, sector_product(form))
-        if max((form.input_size, *form.widths, form.output_size)) <= LIPLT_BELOW:
+        if max((form.input_size, *form.widths, form.output_size)) <= CLOSED_FORMS_BELOW:
             figures["liplt"] = liplt(form)
-        blocks = prepare(form)
-        certified = evaluate(blocks, closed_form(blocks))
-        if certified is not None:
-            figures["eclipse_fast"] = certified.bound
+        if sum(form.widths) <= CLOSED_FORMS_BELOW:
+            blocks = prepare(form)
+            certified = evaluate(blocks, closed_form(blocks))
+            if certified is not None:
+                figures["eclipse_fast"] = certified.bound
     figures["product"] = bound
     seconds = time.monotonic() - start
     return Certificate(problem.key(), "product", bound, Status.CLOSED_FORM, figures=figures, seconds=seconds)
