@@ -46,7 +46,7 @@ def parse_integers(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
-        return tuple(int(part) for part in re.split(r"[,x]", value) if part.strip() or "," not in value)
+        return tuple(int(part) for part in re.split(r"[,x]", value.removesuffix(",")))
     except ValueError:
         raise ValueError(f"{value!r} is not a list of integers; write it like 3,32,32") from None
 

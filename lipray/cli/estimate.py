@@ -38,7 +38,13 @@ def estimate_command(
     # Ray prints some of its errors to stdout, which is the result's alone.
     with terminate_cleanly(), redirect_stdout(sys.stderr), show_progress(quiet=quiet) as notify:
         finished = run_estimate(
-            loaded.network, loaded.name, options, notes=loaded.notes, notify=notify, arguments=tuple(sys.argv[1:])
+            loaded.network,
+            loaded.name,
+            options,
+            notes=loaded.notes,
+            file_hash=loaded.weights_hash,
+            notify=notify,
+            arguments=tuple(sys.argv[1:]),
         )
     if as_json:
         from lipray.report.json import to_json

@@ -29,7 +29,9 @@ def plan_command(
     from lipray.run.summary import describe_model
 
     network = select_outputs(loaded.network, options)
-    record = describe_plan(make_plan(network, options), describe_model(network, loaded.name, loaded.notes))
+    record = describe_plan(
+        make_plan(network, options), describe_model(network, loaded.name, loaded.notes, loaded.weights_hash)
+    )
     if as_json:
         from lipray.report.json import to_json
 

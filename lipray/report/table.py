@@ -14,6 +14,8 @@ from lipray.run.plan_record import PlanRecord
 from lipray.run.records import BlockRecord, ResultRecord
 
 _SHOWN_FAILURES = 10
+_LONG = 10.0
+"""Seconds from which on it is worth telling how to use more threads."""
 _TITLES = {"liplt": "LipLT", "eclipse_fast": "ECLipsE-Fast"}
 """How the literature writes what the records call by a key."""
 
@@ -130,6 +132,14 @@ def _figures(result: ResultRecord) -> RenderableType | None:
 
 def _remarks(result: ResultRecord) -> list[RenderableType]:
     lines: list[RenderableType] = [Text(f"note: {note}") for note in result.model.notes]
+    left = sum(not block.subproblems for block in result.blocks)
+    if left:
+        lines.append(
+            Text(f"{left} block(s) fit no sub-problem within --memory and are left to their product bounds; raise it.")
+        )
+    solves = [row for row in result.subproblems if row.method != "product"]
+    if result.threads == 1 and len(solves) == 1 and solves[0].seconds > _LONG:
+        lines.append(Text("note: one sub-problem on one thread; --threads gives it more, --executor serial all."))
     tiles = sum(len(block.fallbacks) for block in result.blocks)
     if tiles:
         lines.append(Text(f"{tiles} of the tiles have no certificate; their blocks' product bounds stand in."))

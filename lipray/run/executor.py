@@ -9,7 +9,6 @@ from typing import Protocol
 
 from lipray.certify.certificate import Certificate
 from lipray.errors import LiprayError, SolveError
-from lipray.model.network import Network
 from lipray.partition.subproblem import Subproblem
 from lipray.run.lower_bound import Ascent, Witness
 
@@ -113,8 +112,3 @@ def explain(fault: BaseException) -> str:
         return fault.describe()
     text = str(fault).strip()
     return text.splitlines()[0][:300] if text else type(fault).__name__
-
-
-def network_of(work: Work) -> Network:
-    """The network a task works on."""
-    return work.network

@@ -18,6 +18,8 @@ from lipray.run.executor import Done, Failure, Outcome, Task, Value, attempt
 from lipray.run.parcels import Parcel, batches, pack, share, unpack
 from lipray.run.ray_cluster import Cluster
 
+WORKER_MEMORY = 300 * 2**20
+"""Bytes a worker takes before it solves anything, reserved with the task's own where there is room."""
 ATTEMPTS = 3
 """How often a task is tried whose worker, node or memory was lost; a solver's own error is final."""
 PATIENCE = 120.0
@@ -179,7 +181,7 @@ class _Flight:
         remote = solve_parcels.options(
             name=f"{label} and {others} more" if others else label,
             num_cpus=self._threads,
-            memory=trip.memory,
+            memory=max(trip.memory, min(trip.memory + WORKER_MEMORY, _largest_memory())),
             max_retries=0,  # retries are the driver's: it can reserve more memory, and it counts them
         )
         parcels = tuple(pack(task, self._shared[group]) for task in trip.tasks)
@@ -190,16 +192,11 @@ class _Flight:
             replies: list[Reply] = ray.get(ref)
         except ray.exceptions.OutOfMemoryError as fault:
             return self._again(trip, "OutOfMemory", _first_line(fault), memory=2 * trip.memory)
-        except (
-            ray.exceptions.WorkerCrashedError,
-            ray.exceptions.NodeDiedError,
-            ray.exceptions.ObjectLostError,
-            ray.exceptions.LocalRayletDiedError,
-        ) as fault:
-            return self._again(trip, type(fault).__name__, _first_line(fault), memory=trip.memory)
         except ray.exceptions.RayTaskError as fault:
             cause = fault.cause if isinstance(fault.cause, Exception) else fault
             return [Failure(task, type(cause).__name__, _first_line(cause), trip.tries + 1) for task in trip.tasks]
+        except ray.exceptions.RayError as fault:  # a worker, a node or an object was lost
+            return self._again(trip, type(fault).__name__, _first_line(fault), memory=trip.memory)
         outcomes: list[Outcome] = []
         for task, reply in zip(trip.tasks, replies, strict=True):
             if reply.value is None:

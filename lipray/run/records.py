@@ -23,10 +23,14 @@ class Record(BaseModel):
 
 
 class ModelRecord(Record):
-    """The network that was bounded: its name, content hash and sizes, and remarks of the importer."""
+    """The network that was bounded: its name, content hash and sizes, and remarks of the importer.
+
+    ``file_hash`` is the SHA-256 of the file its weights came from, where they came from one.
+    """
 
     name: str
     hash: str
+    file_hash: str | None = None
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     neurons: int
@@ -77,7 +81,10 @@ class FailureRecord(Record):
 
 
 class ResultRecord(Record):
-    """The outcome of an estimate; ``upper`` is certified, ``lower`` attained, ``null`` means infinite."""
+    """The outcome of an estimate; ``upper`` is certified, ``lower`` attained, ``null`` means infinite.
+
+    ``threads`` are those of one sub-problem, ``null`` where the libraries chose.
+    """
 
     schema_version: Literal[1] = 1
     model: ModelRecord
@@ -87,6 +94,7 @@ class ResultRecord(Record):
     method: str
     composition: str
     executor: str
+    threads: int | None
     seconds: float
     blocks: tuple[BlockRecord, ...]
     figures: dict[str, Figure]

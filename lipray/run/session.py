@@ -50,6 +50,7 @@ def run_estimate(
     config: EstimateConfig,
     *,
     notes: tuple[str, ...] = (),
+    file_hash: str | None = None,
     write: bool = True,
     notify: Listener = ignore,
     executor: Executor | None = None,
@@ -62,6 +63,7 @@ def run_estimate(
         name: of the model, for the folder and the report.
         config: what to do.
         notes: remarks of the importer.
+        file_hash: SHA-256 of the file of the weights.
         write: whether to write a run folder (at ``config.out``, or under ``runs/``).
         notify: called with every event.
         executor: where to run; by default one is started and closed.
@@ -72,7 +74,7 @@ def run_estimate(
     """
     started = datetime.now(UTC)
     chosen = select_outputs(network, config)
-    model = describe_model(chosen, name, notes)
+    model = describe_model(chosen, name, notes, file_hash)
     folder = choose_folder(config.out, name, model.hash, started) if write else None
     place = executor or start_executor(config)
     try:
@@ -80,7 +82,8 @@ def run_estimate(
     finally:
         if executor is None:
             place.close()
-    result = summarise(outcome, model, composition=config.composition, executor=place.name)
+    threads = config.threads or (None if place.name == "serial" else 1)
+    result = summarise(outcome, model, composition=config.composition, executor=place.name, threads=threads)
     if folder is not None:
         write_run(
             folder,

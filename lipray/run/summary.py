@@ -8,14 +8,18 @@ from lipray.compose.rounding import product_up
 from lipray.model.network import Network
 from lipray.partition.cost import estimate_cost
 from lipray.run.driver import RunOutcome, block_of
+from lipray.run.executor import Failure
 from lipray.run.records import BlockRecord, FailureRecord, ModelRecord, ResultRecord, SubproblemRecord
 
 
-def describe_model(network: Network, name: str, notes: tuple[str, ...] = ()) -> ModelRecord:
-    """Name, content hash and sizes of the network that is bounded."""
+def describe_model(
+    network: Network, name: str, notes: tuple[str, ...] = (), file_hash: str | None = None
+) -> ModelRecord:
+    """Name, hashes and sizes of the network that is bounded."""
     return ModelRecord(
         name=name,
         hash=network.content_hash(),
+        file_hash=file_hash,
         input_shape=network.input_shape,
         output_shape=network.output_shape,
         neurons=network.neurons,
@@ -23,7 +27,9 @@ def describe_model(network: Network, name: str, notes: tuple[str, ...] = ()) -> 
     )
 
 
-def summarise(outcome: RunOutcome, model: ModelRecord, *, composition: str, executor: str) -> ResultRecord:
+def summarise(
+    outcome: RunOutcome, model: ModelRecord, *, composition: str, executor: str, threads: int | None = None
+) -> ResultRecord:
     """The result of a run as one record."""
     bound = outcome.bound
     rows = _subproblems(outcome)
@@ -35,6 +41,7 @@ def summarise(outcome: RunOutcome, model: ModelRecord, *, composition: str, exec
         method=bound.method,
         composition=composition,
         executor=executor,
+        threads=threads,
         seconds=bound.seconds,
         blocks=_blocks(outcome, rows),
         figures=_figures(outcome),
@@ -51,10 +58,11 @@ def _subproblems(outcome: RunOutcome) -> tuple[SubproblemRecord, ...]:
     owners = block_of(plan, work)
     copies = Counter(work.tiles[tile.key] for block in plan.blocks for tile in block.tiles)
     memory = {work.tiles[tile.key]: tile.memory for block in plan.blocks for tile in block.tiles}
-    faults = {failure.task.key: f"{failure.kind}: {failure.why}" for failure in outcome.failures}
+    faults = {failure.task.key: failure for failure in outcome.failures}
     rows = []
     for key, problem in work.by_key.items():
         certificate = bound.certificate.get(key)
+        fault = faults.get(key)
         cost = estimate_cost(problem.network, problem.method, problem.settings)
         row = SubproblemRecord(
             block=owners[key].label,
@@ -69,11 +77,18 @@ def _subproblems(outcome: RunOutcome) -> tuple[SubproblemRecord, ...]:
             memory=memory.get(key, cost.memory_bytes),
             seconds=outcome.task_seconds.get(key, 0.0),
             iterations=0 if certificate is None else certificate.iterations,
-            advice="" if certificate is None else certificate.status.advice,
-            failure=faults.get(key, ""),
+            advice=_advice(fault) if certificate is None else certificate.status.advice,
+            failure="" if fault is None else f"{fault.kind}: {fault.why}",
         )
         rows.append(row)
     return tuple(rows)
+
+
+def _advice(fault: Failure | None) -> str:
+    """What may help a sub-problem that has no certificate."""
+    if fault is not None and "memory" in f"{fault.kind} {fault.why}".lower():
+        return "it ran out of memory: raise --partition-factor, or lower --memory so that the planner cuts smaller"
+    return "it has no certificate and its block's product bound stands in; run again, or choose another --method"
 
 
 def _blocks(outcome: RunOutcome, rows: tuple[SubproblemRecord, ...]) -> tuple[BlockRecord, ...]:

@@ -46,6 +46,7 @@ def result(**changes):
         "method": "ellipsoid",
         "composition": "overlap",
         "executor": "serial",
+        "threads": None,
         "seconds": 2.0,
         "blocks": (block(),),
         "figures": {"product": 12.0, "liplt": 9.5},
@@ -93,6 +94,27 @@ def test_fallbacks_failures_and_advice_are_told():
     assert "[tile]0: OutOfMemory: it died (3 attempts)" in text
     assert "2 more failures" in text
     assert "raise --iterations" in text
+
+
+def test_blocks_left_to_the_product_and_idle_threads_are_told():
+    row = SubproblemRecord(
+        block="b",
+        label="l",
+        copies=1,
+        key="k",
+        method="ellipsoid",
+        status="converged",
+        bound=1.0,
+        product=None,
+        neurons=1,
+        memory=1,
+        seconds=60.0,
+        iterations=1,
+    )
+    text = render(result_table(result(blocks=(block(subproblems=0, distinct=0),), subproblems=(row,), threads=1)))
+    assert "1 block(s) fit no sub-problem within --memory" in text
+    assert "--threads gives it more" in text
+    assert "--threads" not in render(result_table(result(subproblems=(row,), threads=2)))
 
 
 def test_no_lower_bound_and_an_infinite_upper_bound():

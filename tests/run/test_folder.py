@@ -43,6 +43,7 @@ def result(**changes):
         "method": "ellipsoid",
         "composition": "overlap",
         "executor": "serial",
+        "threads": 1,
         "seconds": 1.0,
         "blocks": (),
         "figures": {"product": float("inf")},
