@@ -58,7 +58,7 @@ def minimise(
         share = (iterations - used) // (len(POWERS) - stage)
         for _ in range(share):
             if deadline is not None and time.monotonic() > deadline:
-                return DescentResult(_split(best_theta, widths), best_value, used, stalled=False)
+                return DescentResult(_split(best_theta, widths), best_value, used, stalled=True)
             used += 1
             direction = _two_loop(current.gradient, steps, changes)
             slope = float(direction @ current.gradient)
