@@ -8,6 +8,8 @@ Reads ``benchmarks/results``; what was not measured is left as it is, and said.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -73,6 +75,16 @@ def replace(marker: str, lines: list[str]) -> None:
     _, tail = rest.split(end)
     README.write_text(head + start + "\n".join(lines) + "\n" + end + tail, encoding="utf-8")
     print(f"{README.name}: {marker}")
+
+
+def estimate() -> None:
+    """What ``make estimate`` prints, by running its command."""
+    words = [sys.executable, "-m", "lipray", "estimate", "examples/digits_cnn.py:digits_cnn"]
+    words += ["--weights", "examples/digits_cnn.safetensors", "--input-shape", "1,8,8", "--quiet"]
+    environment = {**os.environ, "COLUMNS": "118"}
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
+    lines = [line.rstrip() for line in done.stdout.splitlines() if line.strip()]
+    replace("estimate", ["```", *lines, "```"])
 
 
 def tightness() -> None:
@@ -164,7 +176,7 @@ def _save(figure: plt.Figure, name: str) -> None:
 
 def main() -> int:
     """Write what was measured into the documents."""
-    parts: tuple[Callable[[], None], ...] = (tightness, speed, partition)
+    parts: tuple[Callable[[], None], ...] = (estimate, tightness, speed, partition)
     for part in parts:
         part()
     return 0
