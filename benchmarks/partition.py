@@ -22,7 +22,7 @@ from lipray.run.serial import SerialExecutor
 LIMIT = 60.0
 CUTS = {
     "digits_cnn": ((1, None), (2, None), (4, None), (1, 1)),
-    "cnn1": ((1, None), (2, None), (4, None), (1, 2), (2, 2), (4, 2), (1, 1)),
+    "cnn1": ((1, None), (2, None), (4, None), (1, 2), (1, 1)),
 }
 """Per network: tiles per axis and activation layers per block (None: as many as fit)."""
 

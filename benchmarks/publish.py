@@ -108,8 +108,8 @@ def tightness() -> None:
     axes.scatter(ours, range(len(names)), marker="D", s=38, color="C0", label="lipray, ellipsoid", zorder=3)
     axes.set_yticks(range(len(names)), names)
     axes.set_xscale("log")
-    _plain_ticks(axes, (1, 1.5, 2, 3, 5, 10))
     axes.set_xlim(left=0.97)
+    _plain_ticks(axes, (1, 1.5, 2, 3, 5, 10, 20))
     axes.set_xlabel("upper bound ÷ attained lower bound (1 is exact)")
     axes.legend(loc="best", frameon=False, fontsize=9)
     _save(figure, "tightness.svg")
@@ -153,8 +153,9 @@ def partition() -> None:
         axes.scatter([], [], s=36, color=colour, label=name)
     axes.axhline(1.0, color="0.6", linewidth=1, linestyle="--", zorder=1, label="product of layer norms")
     axes.set_xscale("log")
-    axes.set_ylim(bottom=0.0)
     axes.margins(x=0.15)
+    _plain_ticks(axes, (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500))
+    axes.set_ylim(bottom=0.0)
     axes.set_xlabel("seconds of all sub-problems")
     axes.set_ylabel("composed bound ÷ product")
     axes.legend(frameon=False, fontsize=9)
@@ -162,8 +163,12 @@ def partition() -> None:
 
 
 def _plain_ticks(axes: plt.Axes, ticks: tuple[float, ...]) -> None:
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    """Numbers instead of powers of ten, those that lie on the axis."""
+    low, high = axes.get_xlim()
+    shown = [tick for tick in ticks if low <= tick <= high]
+    axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
     axes.minorticks_off()
+    axes.set_xlim(low, high)
 
 
 def _save(figure: plt.Figure, name: str) -> None:
