@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mpmath import mp, mpf
 
-from lipray.certify.elimination import closed_form, evaluate, prepare
+from lipray.certify.elimination import _lowering, closed_form, eliminate, evaluate, prepare
 from lipray.certify.sector import Layer, SectorForm, Term, lower
 from lipray.model.network import ChannelAffine, Conv, Dense, Input, Network, Node, Reshape
 from tests.networks import RELU, networks
@@ -224,6 +225,58 @@ def test_inexact_maps_are_covered_whatever_their_error_is(seed, size, skip):
         # The allowance is of the error's own size.
         top = float(max(mp.eigsy(exact, eigvals_only=True)))
         assert evaluation.bound**2 <= top * (1.0 + 500.0 * size + 1e-10)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+@pytest.mark.parametrize("late", [0.02, 1.0, 50.0])
+def test_an_inexact_map_between_layers_is_covered_on_both_sides(late, sign):
+    """The error of B_21 alone, with an output that depends far more on one of the two layers."""
+    rng = np.random.default_rng(1)
+    size = 1e-3
+    first = Layer("a", 4, (Term(0, sp.csr_array(rng.normal(size=(4, 3))), None),))
+    middle = rng.normal(size=(3, 4))
+    second = Layer("b", 3, (Term(1, sp.csr_array(middle), sp.csr_array(np.abs(middle) * size)),))
+    output = (
+        Term(1, sp.csr_array(rng.normal(size=(1, 4))), None),
+        Term(2, sp.csr_array(late * rng.normal(size=(1, 3))), None),
+    )
+    form = SectorForm(3, (first, second), output, 1)
+    blocks = prepare(form)
+    multipliers = closed_form(blocks)
+    with mp.workdps(DIGITS):
+        for pattern in (np.sign(middle), np.ones((3, 4)), np.array([[1.0, -1.0, 1.0, -1.0]] * 3)):
+            noise = sign * pattern * np.abs(middle) * size
+            dominates(form, multipliers, evaluate(blocks, multipliers), lambda _, noise=noise: noise)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_allowance_for_rounding_is_at_least_the_textbooks(seed):
+    """Higham 2002, theorem 10.3, summed over a row of the scaled matrix, for the factor as it filled in."""
+    rng = np.random.default_rng(seed)
+    widths = (4, 6, 5, 3)
+    sources = [(0,), (1,), (1, 2), (0, 1, 3), (3,), (2, 4)][: 4 + seed % 3]
+    layers = []
+    for j, reads in enumerate(sources):
+        rows = widths[j % 4]
+        parts = (rng.normal(size=(rows, 4 if k == 0 else layers[k - 1].size)) / 2.0 for k in reads)
+        terms = tuple(Term(k, sp.csr_array(part), None) for k, part in zip(reads, parts, strict=True))
+        layers.append(Layer(f"l{j}", rows, terms))
+    form = SectorForm(
+        4, tuple(layers), (Term(len(layers), sp.csr_array(rng.normal(size=(2, layers[-1].size))), None),), 2
+    )
+    blocks = prepare(form)
+    multipliers = [torch.from_numpy(lam) for lam in closed_form(blocks)]
+    factor = eliminate(blocks, multipliers, proof=True)
+    allowed = _lowering(blocks, multipliers, factor.scales)
+    columns = [set(row) | ({0} if blocks.grams[j] else set()) for j, row in enumerate(factor.blocks)]
+    diagonal = [2.0 * lam / scale**2 for lam, scale in zip(multipliers, factor.scales[1:], strict=True)]
+    for j in range(1, len(layers) + 1):
+        terms = sum(blocks.sizes[k] for k in columns[j] if k) + (blocks.taps if 0 in columns[j] else 0) + 1
+        gamma = terms * 2.0**-53 / (1.0 - terms * 2.0**-53)
+        touching = [k for k in range(1, len(layers) + 1) if columns[j] & columns[k]]
+        row = sum(float(diagonal[k - 1].sqrt().sum()) for k in touching) * float(diagonal[j - 1].max()) ** 0.5
+        assert 1.0 <= float(diagonal[j - 1].min()) <= float(diagonal[j - 1].max()) <= 4.0
+        assert allowed[j] >= gamma / (1.0 - gamma) * row
 
 
 def test_inexact_input_maps_are_covered():

@@ -165,6 +165,15 @@ def test_few_iterations_are_never_worse_than_the_start(shape, iterations, monkey
         assert certificate.status is (Status.CLOSED_FORM if iterations == 0 else Status.ITERATION_LIMIT)
 
 
+def test_the_best_point_of_the_last_stage_is_returned(monkeypatch):
+    monkeypatch.setattr(descent, "POWERS", (256.0,))
+    blocks = prepare(lower(residual(np.random.default_rng(3))))
+    base = closed_form(blocks)
+    values = [descent.minimise(blocks, base, iterations=count).value for count in (0, 1, 4, 12)]
+    assert values == sorted(values, reverse=True)
+    assert values[1] < values[0] * 0.999
+
+
 def test_more_iterations_are_never_worse():
     network = residual(np.random.default_rng(3))
     bounds = [certify(network, iterations=count).bound for count in (0, 2, 4, 8, 16, 40)]

@@ -293,6 +293,23 @@ def test_errors_cover_the_rounding_of_folded_linear_maps(network):
         assert (np.abs(difference) <= term.error.toarray() * (1.0 + 1e-6) + 1e-300).all()
 
 
+@pytest.mark.parametrize("coefficients", [(1.0, 1.0), (1.0, -1.0), (0.3, 1.0), (0.1, -0.7)])
+def test_sums_round_and_say_so(coefficients):
+    rng = np.random.default_rng(1)
+    nodes = (
+        Node("x", Input(), (), (4,)),
+        Node("a", Dense("a", None), (0,), (5,)),
+        Node("b", Dense("b", None), (0,), (5,)),
+        Node("s", Sum(coefficients), (1, 2), (5,)),
+    )
+    error, scale = covers(Network(nodes, {"a": rng.normal(size=(5, 4)), "b": rng.normal(size=(5, 4))}))
+    assert 0.0 < error <= 1e-15 * max(scale, 1.0)
+    # One summand only: nothing but the coefficient rounds.
+    single = (*nodes[:2], Node("s", Sum(coefficients[:1]), (1,), (5,)))
+    error, _ = covers(Network(single, {"a": rng.normal(size=(5, 4))}))
+    assert (error == 0.0) is (coefficients[0] == 1.0)
+
+
 def test_a_signal_read_several_times_is_added_up_with_its_error():
     nodes = (
         Node("x", Input(), (), (1,)),

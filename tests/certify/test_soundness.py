@@ -59,9 +59,7 @@ def lowest(network, seed=0):
     return max(attained(network, seed), slopes)
 
 
-@quick
-@given(networks(), st.integers(0, 2**16))
-def test_every_method_is_above_what_is_attained_and_in_order(network, seed):
+def in_order(network, seed):
     low = lowest(network, seed) * SLACK
     product = certify(network, "product")
     closed = certify(network, "ellipsoid", iterations=0)
@@ -75,6 +73,19 @@ def test_every_method_is_above_what_is_attained_and_in_order(network, seed):
     assert optimised.bound <= closed.bound
     assert few.bound <= closed.bound
     assert closed.figures["eclipse_fast"] == closed.bound
+
+
+@settings(quick, max_examples=40)
+@given(networks(), st.integers(0, 2**16))
+def test_every_method_is_above_what_is_attained_and_in_order(network, seed):
+    in_order(network, seed)
+
+
+@pytest.mark.slow
+@settings(quick, max_examples=600, derandomize=False)
+@given(networks(limit=40, layers=6), st.integers(0, 2**16))
+def test_larger_networks_other_ones_every_time(network, seed):
+    in_order(network, seed)
 
 
 @settings(quick, max_examples=12)

@@ -1,6 +1,7 @@
 """Largest eigenvalues and norms come from above, and close."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -130,6 +131,17 @@ def test_norms_of_matrices_are_above_and_close(rows, columns, seed, density, sca
             bound = spectral_norm_bound(form)
             assert true <= mpf(bound) <= true * (1 + mpf(10) ** -9)
         assert mpf(spectral_norm_bound(matrix * scale, 0.5 * scale)) >= true + mpf(0.5 * scale)
+
+
+@pytest.mark.parametrize("size", [300, 20_000])
+def test_long_sums_are_covered(size):
+    """One row: the norm squared is a sum whose rounding grows with its length."""
+    rng = np.random.default_rng(3)
+    for _ in range(10):
+        row = rng.uniform(0.5, 1.0, size=size)
+        exact = sum(Fraction(float(value)) ** 2 for value in row)
+        for form in (row[None], row[:, None], sp.csr_array(row[None])):
+            assert Fraction(spectral_norm_bound(form)) ** 2 >= exact
 
 
 def test_known_norms():
