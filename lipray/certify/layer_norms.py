@@ -33,10 +33,7 @@ def operation_constant(op: net.Op, weights: Mapping[str, np.ndarray], source: ne
     """Upper bound of the l2 Lipschitz constant of one operation with one input."""
     match op:
         case net.Conv():
-            weight = np.asarray(weights[op.weight], dtype=np.float64)
-            if min(math.prod(source), math.prod(target)) <= MATRIX_BELOW:
-                return spectral_norm_bound(lm.convolution(weight, op, source, target))
-            return torus_norm(weight, op, source)
+            return convolution_constant(np.asarray(weights[op.weight], dtype=np.float64), op, source, target)
         case net.Dense():
             return spectral_norm_bound(np.asarray(weights[op.weight], dtype=np.float64))
         case net.ChannelAffine():
@@ -56,6 +53,33 @@ def operation_constant(op: net.Op, weights: Mapping[str, np.ndarray], source: ne
             return math.nextafter(math.sqrt(math.prod(target)), math.inf) if op.log else 0.5
         case _:
             raise TypeError(f"{type(op).__name__} has several inputs")
+
+
+def convolution_constant(weight: np.ndarray, op: net.Conv, source: net.Shape, target: net.Shape) -> float:
+    """Upper bound of a convolution's norm with ``weight`` (out, in / groups, k...) in place of its own."""
+    if min(math.prod(source), math.prod(target)) <= MATRIX_BELOW:
+        return spectral_norm_bound(lm.convolution(weight, op, source, target))
+    return torus_norm(weight, op, source)
+
+
+def scaled_convolution_constant(
+    node: net.Node, scale: np.ndarray, weights: Mapping[str, np.ndarray], source: net.Shape
+) -> float:
+    """Upper bound of the norm of a convolution's node followed by a scaling of its channels (a batch norm).
+
+    Scaling the kernel rounds, and the stored scale is itself rounded: |W' - exact| <= 10 u |W'| entrywise, and
+    the norm of |W'| is at most that of its sum over taps, sqrt(norm_1 norm_inf).
+    """
+    op = node.op
+    if not isinstance(op, net.Conv):
+        raise TypeError(f"{node.name} is not a convolution")
+    stored = np.asarray(weights[op.weight], dtype=np.float64)
+    weight = stored * np.asarray(scale, dtype=np.float64).reshape(-1, *[1] * (stored.ndim - 1))
+    absolute = lm.norm_bound(np.abs(weight).reshape(*weight.shape[:2], -1).sum(axis=2))
+    value = convolution_constant(weight, op, source, node.shape)
+    if value == 0.0 and absolute == 0.0:
+        return 0.0
+    return math.nextafter(value + 16.0 * lm.UNIT * absolute, math.inf) * (1.0 + 4.0 * lm.UNIT)
 
 
 def _windows_over_an_entry(op: net.MaxPool, source: net.Shape, target: net.Shape) -> int:

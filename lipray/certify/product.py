@@ -19,7 +19,7 @@ import scipy.sparse as sp
 from lipray.certify import linear_maps as lm
 from lipray.certify.certificate import Certificate, Status
 from lipray.certify.elimination import closed_form, evaluate, prepare
-from lipray.certify.layer_norms import operation_constant
+from lipray.certify.layer_norms import operation_constant, scaled_convolution_constant
 from lipray.certify.sector import SectorForm, lower
 from lipray.certify.spectral import spectral_norm_bound
 from lipray.model import network as net
@@ -55,10 +55,18 @@ def solve_product(problem: Subproblem) -> Certificate:
 
 
 def graph_product(network: net.Network) -> float:
-    """Product of operation constants along the graph, rounded outward."""
-    constants: list[float] = []
-    for node in network.nodes:
-        inputs = [constants[i] for i in node.inputs]
+    """Product of operation constants along the graph, rounded outward; batch norms join their convolution."""
+    nodes = network.nodes
+    # Where a constant is read from: through a batch norm's convolution, straight to what that reads.
+    origins = [_origins(network, node) for node in nodes]
+    needed = {len(nodes) - 1}
+    for index in reversed(range(len(nodes))):
+        if index in needed:
+            needed.update(origins[index])
+    constants: dict[int, float] = {}
+    for index in sorted(needed):
+        node = nodes[index]
+        inputs = [constants[i] for i in origins[index]]
         match node.op:
             case net.Input():
                 value = 1.0
@@ -68,11 +76,21 @@ def graph_product(network: net.Network) -> float:
                 )
             case net.Concat():
                 value = _up(math.hypot(*inputs), len(inputs) + 4)
+            case net.ChannelAffine() if origins[index] != node.inputs:
+                before = nodes[node.inputs[0]]
+                scale, source = network.weights[node.op.scale], nodes[origins[index][0]].shape
+                value = _times(scaled_convolution_constant(before, scale, network.weights, source), inputs[0])
             case _:
-                own = operation_constant(node.op, network.weights, network.nodes[node.inputs[0]].shape, node.shape)
+                own = operation_constant(node.op, network.weights, nodes[node.inputs[0]].shape, node.shape)
                 value = _times(own, inputs[0])
-        constants.append(value)
-    return constants[-1]
+        constants[index] = value
+    return constants[len(nodes) - 1]
+
+
+def _origins(network: net.Network, node: net.Node) -> tuple[int, ...]:
+    if isinstance(node.op, net.ChannelAffine) and isinstance(network.nodes[node.inputs[0]].op, net.Conv):
+        return network.nodes[node.inputs[0]].inputs
+    return node.inputs
 
 
 def sector_product(form: SectorForm) -> float:
