@@ -20,7 +20,7 @@ class Linearised:
     """The network with ``choices``: slopes (size,) per activation, selections (out, in) per max-pool, by node."""
 
     def __init__(self, network):
-        nodes, moved, weights = [], {}, dict(network.weights)
+        nodes, moved, weights = [], {}, without_biases(network)
         self.intervals, self.windows = {}, {}
 
         def add(node):
@@ -52,12 +52,10 @@ class Linearised:
         self.weights = prepare(self.network)
         self.size = math.prod(network.input_shape)
         self.points = torch.eye(self.size, dtype=torch.float64).reshape(self.size, *network.input_shape)
-        self.points = torch.cat([self.points, torch.zeros_like(self.points[:1])])
 
     def jacobian(self, choices):
         """The matrix of the linear network, (out, in)."""
-        images = evaluate(self.network, self.points, self.weights | choices).reshape(self.size + 1, -1)
-        return (images[:-1] - images[-1:]).T
+        return evaluate(self.network, self.points, self.weights | choices).reshape(self.size, -1).T
 
     def random(self, rng):
         choices = {}
@@ -103,6 +101,17 @@ def worst_slopes(network, seed, *, starts=3, sweeps=12):
     linear = Linearised(network)
     rng = np.random.default_rng(seed)
     return max(linear.climb(linear.random(rng), sweeps) for _ in range(starts))
+
+
+def without_biases(network):
+    """The network's arrays with all biases and shifts zero: they drop out of differences."""
+    weights = dict(network.weights)
+    for node in network.nodes:
+        for name in ("bias", "shift"):
+            key = getattr(node.op, name, None)
+            if key is not None:
+                weights[key] = np.zeros_like(weights[key])
+    return weights
 
 
 def interval(node):

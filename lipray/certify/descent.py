@@ -25,7 +25,7 @@ MEMORY = 20
 
 @dataclass(frozen=True, slots=True)
 class DescentResult:
-    """The best multipliers found and their (unproven) value λmax(P)."""
+    """The best multipliers found and their (unproven) value λmax(P); ``stalled``: no tolerance met, or no time left."""
 
     multipliers: tuple[np.ndarray, ...]
     value: float

@@ -28,7 +28,7 @@ from lipray.model.network import (
     array_keys,
 )
 from tests.networks import PIECEWISE, RELU, Builder, networks
-from tests.slopes import Linearised
+from tests.slopes import Linearised, without_biases
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -44,22 +44,11 @@ def run(form, x, function):
     return sum((term.matrix @ signals[term.source] for term in form.output), np.zeros(form.output_size))
 
 
-def without_biases(network):
-    """Biases and shifts set to zero: a positively homogeneous network where its activations are."""
-    weights = dict(network.weights)
-    for node in network.nodes:
-        for name in ("bias", "shift"):
-            key = getattr(node.op, name, None)
-            if key is not None:
-                weights[key] = np.zeros_like(weights[key])
-    return Network(network.nodes, weights)
-
-
 @quick
 @given(networks(activations=PIECEWISE, softmax=False, limit=60), st.integers(0, 2**16))
 def test_the_lowered_network_computes_the_network(network, seed):
     """z = a v + (b - a) relu(v) is every leaky ReLU; a max-pool's tree is made of ReLUs."""
-    network = without_biases(network)
+    network = Network(network.nodes, without_biases(network))
     form = lower(network)
     x = np.random.default_rng(seed).normal(size=(4, *network.input_shape))
     x[0] = np.round(x[0])  # ties

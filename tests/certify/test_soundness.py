@@ -34,7 +34,6 @@ from lipray.run.lower_bound import ascend, best, plan_ascents
 from tests.networks import PIECEWISE, RELU, networks
 from tests.slopes import Linearised, worst_slopes
 
-SLACK = 1.0 - 1e-12
 quick = settings(
     max_examples=50,
     deadline=None,
@@ -53,14 +52,14 @@ def attained(network, seed=0):
 
 
 def lowest(network, seed=0):
-    """The best lower bound at hand: pairs of the network itself, and the worst slopes allowed."""
+    """The best lower bound at hand, less its rounding: pairs of the network itself, and the worst slopes allowed."""
     linear = Linearised(network)
     slopes = worst_slopes(network, seed) if linear.factor == 1.0 else 0.0
-    return max(attained(network, seed), slopes)
+    return max(attained(network, seed), slopes) * (1.0 - 1e-12) - 1e-14
 
 
 def in_order(network, seed):
-    low = lowest(network, seed) * SLACK
+    low = lowest(network, seed)
     product = certify(network, "product")
     closed = certify(network, "ellipsoid", iterations=0)
     few = certify(network, "ellipsoid", iterations=3)
@@ -82,7 +81,7 @@ def test_every_method_is_above_what_is_attained_and_in_order(network, seed):
 
 
 @pytest.mark.slow
-@settings(quick, max_examples=600, derandomize=False)
+@settings(quick, max_examples=250, derandomize=False)
 @given(networks(limit=40, layers=6), st.integers(0, 2**16))
 def test_larger_networks_other_ones_every_time(network, seed):
     in_order(network, seed)
@@ -91,7 +90,7 @@ def test_larger_networks_other_ones_every_time(network, seed):
 @settings(quick, max_examples=12)
 @given(networks(limit=12, layers=3), st.integers(0, 2**16))
 def test_the_interior_point_method_and_the_sdp_agree(network, seed):
-    low = lowest(network, seed) * SLACK
+    low = lowest(network, seed)
     ours = certify(network, "ellipsoid")
     sdp = certify(network, "sdp")
     assert low <= sdp.bound <= sdp.figures["eclipse_fast"]
@@ -117,12 +116,12 @@ def test_margins_come_from_the_gram_matrix(network, seed):
 @settings(quick, max_examples=15)
 @given(networks(tail=False, activations=PIECEWISE, limit=40), st.integers(2, 3), st.integers(0, 2**16))
 def test_tiles_and_their_composition_are_sound(block, factor, seed):
-    low = lowest(block, seed) * SLACK
+    low = lowest(block, seed)
     factor = min(factor, max(block.output_shape[1:], default=1))
     if factor == 1 or not is_tileable(block):
         return
     for _, _, tile in tile_block(block, factor):
-        assert lowest(tile, seed) * SLACK <= certify(tile, "ellipsoid", iterations=20).bound
+        assert lowest(tile, seed) <= certify(tile, "ellipsoid", iterations=20).bound
     plan = plan_network(block, settings=Settings(iterations=20), partition_factor=factor)
     products = [certify(part.network, "product") for part in plan.blocks]
     certificates = {certificate.key: certificate for certificate in map(solve, subproblems(plan))}
