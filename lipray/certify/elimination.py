@@ -187,7 +187,8 @@ def eliminate(blocks: Blocks, multipliers: Sequence[torch.Tensor], *, proof: boo
         # the one its error was weighed with. Then a few ulps for this addition.
         peak = float(gram.diagonal().max()) if gram.numel() else 0.0
         if blocks.errors[last]:
-            peak = max(peak, float(_output_scale(blocks, scales)[0]) ** -2)
+            magnitude = 1.0 / float(_output_scale(blocks, scales)[0])
+            peak = max(peak, magnitude * magnitude)
         gram.diagonal().add_(4.0 * lowering[last] * peak)
         if blocks.maps[last]:
             # Squares below the smallest double are lost; this is far above all they can amount to.

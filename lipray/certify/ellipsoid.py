@@ -91,7 +91,7 @@ def _optimise(
         )
         found = tuple(np.split(result.multipliers.numpy(), np.cumsum(blocks.widths)[:-1]))
         value, used = result.value, result.iterations
-        status = _status(result.converged, used >= limit, deadline)
+        status = _status(converged=result.converged, exhausted=used >= limit, deadline=deadline)
         if status is not Status.STALLED or result.gap < STALLED_GAP:
             return found, status, used, value
     limit = DESCENT_ITERATIONS if settings.iterations is None else settings.iterations
@@ -99,12 +99,12 @@ def _optimise(
     descended = descent.minimise(blocks, found, iterations=limit, tolerance=tolerance, deadline=deadline)
     if descended.value**0.5 < value:
         found, value = descended.multipliers, descended.value**0.5
-    exhausted = descended.iterations >= limit
-    status = _status(not descended.stalled and not exhausted, exhausted, deadline)
+    # First-order steps have no measure of how far the optimum is, so they never claim to have converged.
+    status = _status(converged=False, exhausted=descended.iterations >= limit, deadline=deadline)
     return found, status, used + descended.iterations, value
 
 
-def _status(converged: bool, exhausted: bool, deadline: float | None) -> Status:
+def _status(*, converged: bool, exhausted: bool, deadline: float | None) -> Status:
     if converged:
         return Status.CONVERGED
     if deadline is not None and time.monotonic() > deadline:

@@ -14,11 +14,12 @@ def solve(problem: Subproblem) -> Certificate:
 
     Returns:
         A certificate whose ``bound`` is at least the l2 Lipschitz constant of ``problem.network``. If the method
-        itself proves nothing, the product bound stands in, with status ``FALLBACK``.
+        itself proves nothing, the product bound stands in, with status ``FALLBACK``. It is infinite where no
+        finite bound exists in floating point (weights or bounds beyond 1e300).
 
     Raises:
         UsageError: an unknown method.
-        SolveError: no finite bound exists in floating point (weights or bounds beyond 1e300).
+        SolveError: the bound is not a number, which is a defect.
     """
     from lipray.certify.ellipsoid import solve_ellipsoid
     from lipray.certify.product import solve_product

@@ -59,9 +59,7 @@ def test_large_matrices_are_estimated_by_lanczos_and_proven_all_the_same(kind, r
     matrix = (basis * spectrum(kind, n, rng)) @ basis.conj().T
     matrix = (matrix + matrix.conj().T) / 2
     true = float(np.linalg.eigvalsh(matrix)[-1])
-    # In a dense spectrum Lanczos has not converged: the first proofs fail, and the bound grows until one holds.
-    close = 1e-4 if kind == "spread" else 1e-8
-    assert true * (1.0 - 1e-12) <= largest_eigenvalue_bound(torch.from_numpy(matrix)) <= true * (1.0 + close)
+    assert true * (1.0 - 1e-12) <= largest_eigenvalue_bound(torch.from_numpy(matrix)) <= true * (1.0 + 2e-9)
 
 
 def test_a_poor_estimate_is_found_out(monkeypatch):
