@@ -3,8 +3,10 @@
 Layers whose smaller side is a few thousand go through their matrix. Larger convolutions go through the
 torus: with zero padding p and input extent H, the convolution is a restriction of the circular one on a
 torus of side N >= H + max(p), because a read at -j (j <= p) wraps to N - j >= H and a read at H - 1 + j stays below
-N, both zeros. Restricting to outputs of one residue modulo the stride s, s dividing N, aliases frequencies,
-so the norm squared is at most the largest eigenvalue over coarse frequencies of s^-D Σ_aliases K(ω) K(ω)*.
+N, both zeros. (Padding wider than the kernel lets outputs at -j and N - j meet on one position. The second is an
+output only if N - j + d(k-1) <= H - 1 + p, so d(k-1) < j, and both read nothing but zeros.) Restricting to outputs
+of one residue modulo the stride s, s dividing N, aliases frequencies, so the norm squared is at most the largest
+eigenvalue over coarse frequencies of s^-D Σ_aliases K(ω) K(ω)*.
 At the image's own size the transform is not a bound: for [-1, 2, -1] ⊗ [-1, 2, -1] with padding 1 on 3 x 3 it gives
 9.0 and the norm is 11.66.
 """
@@ -145,14 +147,8 @@ def _frequency_grams(
         index = torch.tensor(grid[start : start + step])
         blocks = []
         for shift in shifts:
-            kernel = taps
             table = [phases[a][index[:, a] + shift[a] * coarse[a]] for a in range(len(sides))]
-            kernel = (
-                torch.einsum("oiab,fa,fb->foi", kernel, *table)
-                if len(sides) == 2
-                else torch.einsum("oia,fa->foi", kernel, *table)
-            )
-            blocks.append(kernel)
+            blocks.append(torch.einsum("oiab,fa,fb->foi" if len(sides) == 2 else "oia,fa->foi", taps, *table))
         wide = torch.cat(blocks, dim=2)
         gram = wide @ wide.mH if outputs <= wide.shape[2] else wide.mH @ wide
         yield gram / aliases
@@ -181,6 +177,6 @@ def _batch_bound(grams: torch.Tensor, known: float) -> float:
         _, info = torch.linalg.cholesky_ex(lowered * eye - grams)
         if not bool((info != 0).any()):
             return t
-        # Where the proof fails the estimate was low: take the worst matrices themselves.
+        # Where the proof fails, another frequency than the candidates was the worst.
         excess = max(4.0 * excess, 1e-9)
     return float(grams.abs().sum(dim=-1).max()) * (1.0 + 2.0 * n * lm.UNIT)

@@ -263,3 +263,18 @@ def test_other_constants():
         operation_constant(Sum((1.0, 1.0)), {}, (3,), (3,))
     with pytest.raises(TypeError, match="several inputs"):
         operation_constant(Concat(0), {}, (3,), (3,))
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("pads", [(3, 3), (0, 4), (5, 1)])
+def test_padding_wider_than_the_kernel_does_not_fool_the_torus(kernel, stride, pads):
+    """Outputs may then meet on one position of the torus; those read nothing but padding."""
+    draw = np.random.default_rng(kernel)
+    side = 5
+    out = (side + sum(pads) - kernel) // stride + 1
+    op = Conv("weight", None, (stride,) * 2, (pads,) * 2, (1, 1))
+    weight = draw.standard_normal((2, 3, kernel, kernel))
+    matrix = lm.convolution(weight, op, (3, side, side), (2, out, out)).toarray()
+    exact = np.linalg.norm(matrix, 2)
+    assert exact <= torus_norm(weight, op, (3, side, side)) <= 1.6 * exact
