@@ -26,13 +26,17 @@ from lipray.certify.inequality import Inequality
 
 @dataclass(frozen=True, slots=True)
 class InteriorResult:
-    """Multipliers λ at ρ = 1 (length n) and the value sqrt(ρ) the solver believes; neither is a certificate."""
+    """Multipliers λ at ρ = 1 (length n) and the value sqrt(ρ) the solver believes; neither is a certificate.
+
+    ``slices`` is the largest number of slices worked on at once.
+    """
 
     multipliers: torch.Tensor
     value: float
     gap: float
     iterations: int
     converged: bool
+    slices: int = 1
 
 
 def minimise(
@@ -54,7 +58,7 @@ def minimise(
         iterations: at most this many.
         deadline: ``time.monotonic()`` at which to stop.
     """
-    problem = _Problem(form, start, value)
+    problem = ScaledProblem(form, start, value)
     n = problem.n
     y = torch.ones(n + 1, dtype=torch.float64)
     y[n] = 2.0
@@ -104,7 +108,7 @@ def minimise(
     return InteriorResult(multipliers, float((best[n] * value) ** 0.5), gap, turns, converged=done)
 
 
-class _Problem:
+class ScaledProblem:
     """The scaled problem: layer signals by 1 / sqrt(λ), the output so that the start has ρ = 1."""
 
     def __init__(self, form: Inequality, start: torch.Tensor, value: float) -> None:
@@ -178,6 +182,20 @@ class _Problem:
                 pairs[rows] -= (S[:, shifted, columns] * self.B[:, rows, columns].conj()).real.sum((0, 2))
         return torch.cat([2.0 * pairs, diagonal[:, : self.d].sum()[None]])
 
+    def adjoint_of_product(self, Y: torch.Tensor, G: torch.Tensor, GV: torch.Tensor) -> torch.Tensor:
+        """The adjoint of the Hermitian part of Y G, without forming the product."""
+        d = self.d
+        pairs = (Y[:, d:] * GV.mT).sum(-1).real.sum(0) + (self.V_times(Y) * G[:, d:].conj()).sum(-1).real.sum(0)
+        corner = (Y[:, :d] * G[..., :d].mT).sum().real
+        return torch.cat([pairs, corner[None]])
+
+    @staticmethod
+    def solve(schur: tuple[torch.Tensor, torch.Tensor], rhs: torch.Tensor) -> torch.Tensor:
+        """The Schur complement's solution, from ``schur``."""
+        scale, LS = schur
+        result: torch.Tensor = scale * torch.cholesky_solve((scale * rhs)[:, None], LS)[:, 0]
+        return result
+
     @staticmethod
     def factor(S: torch.Tensor) -> torch.Tensor | None:
         """Cholesky factor, or ``None``."""
@@ -194,19 +212,14 @@ class _Problem:
         self, X: torch.Tensor, LX: torch.Tensor, G: torch.Tensor, L: torch.Tensor, y: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, float, float] | None:
         """One predictor-corrector direction (dy, dX) and its step lengths."""
-        d = self.d
         GV, XV = self.times_V(G), self.times_V(X)
-        schur = self._schur(X, XV, G, GV)
+        schur = self.schur(X, XV, G, GV)
         if schur is None:
             return None
-        scale, LS = schur
         aG = self.adjoint(G, GV)
         mu = float((y * self.adjoint(X, XV)).sum() - (X * self.CC.mT).real.sum()) / (self.count * self.m)
 
-        def solve(rhs: torch.Tensor) -> torch.Tensor:
-            return scale * torch.cholesky_solve((scale * rhs)[:, None], LS)[:, 0]
-
-        dy = solve(-self.b)
+        dy = self.solve(schur, -self.b)
         XdZ = self.times_op(X, XV, dy)
         dX = XdZ @ G
         dX = -X - (dX + dX.mH) / 2
@@ -223,11 +236,8 @@ class _Problem:
         exponent = max(1.0, 3.0 * min(reach_dual, reach_primal) ** 2)
         sigma = min(0.8, max(1e-6, ratio**exponent))
         Y = self.times_op(dX, self.times_V(dX), dy)
-        VY = self.V_times(Y)
-        pairs = (Y[:, d:] * GV.mT).sum(-1).real.sum(0) + (VY * G[:, d:].conj()).sum(-1).real.sum(0)
-        corner = (Y[:, :d] * G[..., :d].mT).sum().real
-        corr = torch.cat([pairs, corner[None]])
-        dy = solve(sigma * mu * aG - self.b - corr)
+        corr = self.adjoint_of_product(Y, G, GV)
+        dy = self.solve(schur, sigma * mu * aG - self.b - corr)
         Y += self.times_op(X, XV, dy)
         dX = Y @ G
         dX = sigma * mu * G - X - (dX + dX.mH) / 2
@@ -237,9 +247,10 @@ class _Problem:
         step_primal = min(1.0, fraction * _reach(LX, dX))
         return dy, dX, step_dual, step_primal
 
-    def _schur(
+    def schur(
         self, X: torch.Tensor, XV: torch.Tensor, G: torch.Tensor, GV: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Scaling and Cholesky factor of the Schur complement, or ``None`` where it is not positive."""
         d, n = self.d, self.n
         Xuv, Guv = XV[:, d:], GV[:, d:]
         Xvv, Gvv = self.V_times(XV), self.V_times(GV)
