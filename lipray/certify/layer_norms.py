@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from lipray.certify import linear_maps as lm
-from lipray.certify.spectral import largest_eigenvalue_bound, spectral_norm_bound
+from lipray.certify.spectral import largest_eigenvalues_bound, spectral_norm_bound
 from lipray.model import network as net
 
 MATRIX_BELOW = 2048
@@ -116,7 +116,7 @@ def torus_norm(weight: np.ndarray, op: net.Conv, source: net.Shape) -> float:
         rounding = 16.0 * terms * lm.UNIT * absolute**2
         top = 0.0
         for gram in _frequency_grams(part, tuple(sides), op.stride, op.dilation):
-            top = _batch_bound(gram, top)
+            top = largest_eigenvalues_bound(gram, top)
         best = max(best, top + rounding)
     return math.nextafter(math.sqrt(best), math.inf) * scale * (1.0 + 4.0 * lm.UNIT)
 
@@ -152,31 +152,3 @@ def _frequency_grams(
         wide = torch.cat(blocks, dim=2)
         gram = wide @ wide.mH if outputs <= wide.shape[2] else wide.mH @ wide
         yield gram / aliases
-
-
-def _batch_bound(grams: torch.Tensor, known: float) -> float:
-    """A number at least ``known`` and at least λmax of every matrix of the batch, proven by Cholesky."""
-    n = grams.shape[-1]
-    if n == 1:
-        return max(known, float(grams[:, 0, 0].real.max()))
-    vector = torch.ones(grams.shape[0], n, 1, dtype=grams.dtype)
-    for _ in range(24):
-        vector = grams @ vector
-        vector = vector / torch.linalg.vector_norm(vector, dim=1, keepdim=True).clamp(min=1e-300)
-    estimate = (vector.mH @ grams @ vector).real.reshape(-1)
-    candidates = torch.topk(estimate, min(4, estimate.numel())).indices
-    top = max([known, *(largest_eigenvalue_bound(grams[i]) for i in candidates)])
-    if top == 0.0:
-        return float(grams.abs().sum(dim=-1).max())
-    rounding = 4.0 * (n + 2) * lm.UNIT
-    eye = torch.eye(n, dtype=grams.dtype)
-    excess = 4.0 * rounding * n
-    while excess < 2.0:
-        t = top * (1.0 + excess)
-        lowered = t - rounding * 2.0 * n * t - 8.0 * lm.UNIT * t
-        _, info = torch.linalg.cholesky_ex(lowered * eye - grams)
-        if not bool((info != 0).any()):
-            return t
-        # Where the proof fails, another frequency than the candidates was the worst.
-        excess = max(4.0 * excess, 1e-9)
-    return float(grams.abs().sum(dim=-1).max()) * (1.0 + 2.0 * n * lm.UNIT)

@@ -1,0 +1,436 @@
+"""One level on the torus: from the shape matrices that enter to those that leave, rounding included.
+
+The input's parts x come with shape matrices Q̄(ω) ⪰ those of all increments. As in ``lipray.certify.elimination``,
+at every frequency
+
+    M = diag(Q̄⁻¹, 0) + Σ_a λ_a (e_a (e_a - b_a)* + (e_a - b_a) e_a*)  ≻ 0,      Γ ⪰ C M⁻¹ C*,
+
+and then Γ(ω) bounds the shape matrix of what leaves, with λ shared by all frequencies: averaging the inequality over
+translations keeps it feasible, and the average is block-circulant. The input is eliminated exactly,
+M / Q̄⁻¹ = M_uu - M_u0 Q̄ M_0u, so that only products with Q̄ are needed and never its inverse; Q̄ may be singular.
+
+Rounding. With q_c = sqrt(Q̄_cc), |Q̄_cd| <= q_c q_d. For rows W that read the parts, |fl(W Q̄ W*) - exact| <= e rᵀ + r eᵀ
+entrywise with r = |W| q and e = (its error) q + γ r; as an operator, scaled by the rows' weights w, that is at
+most 2 ‖w e‖ ‖w r‖, and its row sums are w_a (e_a Σ w r + r_a Σ w e). The rest is the proof of
+``lipray.certify.elimination``: entries of the scaled matrix lie within [0, 4] on the diagonal, Cholesky's backward
+error has row sums of at most 4 γ (neurons of touching blocks), and the diagonal is lowered beforehand by all of it,
+frequency by frequency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lipray.certify.frequency.levels import Expression, Level
+from lipray.certify.frequency.symbols import Symbol
+from lipray.certify.linear_maps import UNIT
+
+Choice = Callable[[int, torch.Tensor], torch.Tensor]
+"""From the number of a layer and its shape matrices (F, n, n) to multipliers λ (n,)."""
+
+LEAST_SCALE = 2.0**-7
+"""Share of an output channel's magnitude (all frequencies, no cancellation) that it is scaled by."""
+
+
+@dataclass(frozen=True, slots=True)
+class LevelFactor:
+    """The factorisation of one level, and what leaves it.
+
+    ``gram`` (F / folded, m, m) bounds the shape matrix of what leaves, all outputs stacked and aliases summed:
+    s^-D Σ Γ(ω), exactly Hermitian. ``rows[j][k]`` are the blocks of the factor
+    (kept on request, for gradients), the last row that of the outputs; ``scales`` the powers of two of the layers.
+    """
+
+    gram: torch.Tensor
+    multipliers: tuple[torch.Tensor, ...]
+    scales: tuple[torch.Tensor, ...]
+    rows: tuple[dict[int, torch.Tensor], ...]
+
+
+def eliminate_level(
+    level: Level,
+    shape: torch.Tensor | None,
+    multipliers: Sequence[torch.Tensor] | Choice,
+    *,
+    folded: int = 1,
+    proof: bool,
+    keep: bool = False,
+) -> LevelFactor | None:
+    """Carry shape matrices through one level; ``None`` where M is not (provably) positive definite.
+
+    Args:
+        level: the level at F frequencies.
+        shape: Q̄ of the stacked parts, (F, d, d), exactly Hermitian; ``None`` for the identity.
+        multipliers: λ per layer, or how to choose them from the layer's shape matrices.
+        folded: how many successive frequencies alias to one of the next level's.
+        proof: lower the diagonal so that completion is a proof; without, the result is an estimate.
+        keep: keep the blocks of the factor.
+    """
+    return _Elimination(level, shape, folded, proof=proof, keep=keep).run(multipliers)
+
+
+class _Elimination:
+    def __init__(self, level: Level, shape: torch.Tensor | None, folded: int, *, proof: bool, keep: bool) -> None:
+        self.level, self.shape, self.folded, self.proof, self.keep = level, shape, folded, proof, keep
+        self.parts = len(level.parts)
+        self.starts = [sum(level.parts[:i]) for i in range(self.parts + 1)]
+        self.count = level.count
+        self.depth = len(level.layers)
+        # The outputs are one stacked row after the layers.
+        self.reads = [layer.reads for layer in level.layers]
+        self.rows: list[dict[int, torch.Tensor] | None] = []
+        self.scales: list[torch.Tensor] = []
+        self.lams: list[torch.Tensor] = []
+        self.filled = self._fill()
+        self.readers: dict[int, torch.Tensor] = {}
+        self.spread: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def run(self, multipliers: Sequence[torch.Tensor] | Choice) -> LevelFactor | None:
+        given = None if callable(multipliers) else list(multipliers)
+        if given is not None:
+            for lam in given:
+                if not bool(torch.isfinite(lam).all()) or float(lam.min()) < 1e-290 or float(lam.max()) > 1e290:
+                    return None
+            self.scales = [_scale(lam) for lam in given]
+            self.lams = given
+        lowering = self._lowering() if self.proof and given is not None else None
+        last_use = self._last_use()
+        for j in range(self.depth):
+            row = self._row(j)
+            Q = self._square(j, row)
+            if given is None:
+                assert callable(multipliers)  # noqa: S101 (narrows the type)
+                lam = multipliers(j, Q)
+                self.lams.append(lam)
+                self.scales.append(_scale(lam))
+            lam, scale = self.lams[j], self.scales[j]
+            weight = lam / scale
+            S = Q.mul_((-weight[:, None] * weight).to(Q.dtype))
+            S.diagonal(dim1=-2, dim2=-1).add_(2.0 * lam / scale**2)
+            if lowering is not None:
+                S.diagonal(dim1=-2, dim2=-1).sub_(lowering[j])
+            L, info = torch.linalg.cholesky_ex(S)
+            if bool((info != 0).any()):
+                return None
+            for part in row.values():
+                part.mul_(weight[:, None])
+            row[j] = L
+            self.rows.append(row)
+            if not self.keep:
+                for k in range(j):
+                    if last_use[k] <= j:
+                        self.rows[k] = None
+        row, gram, diagonal = self._outputs()
+        if lowering is not None:
+            self._inflate(gram, diagonal, lowering[-1])
+        gram = (gram + gram.mH) / (2.0 * self.folded)
+        rows = (*(row if row is not None else {} for row in self.rows), row) if self.keep else ()
+        return LevelFactor(gram, tuple(self.lams), tuple(self.scales), rows)
+
+    # -- rows that read the parts
+
+    def _times_shape(self, reads: Expression, rows: int) -> torch.Tensor | None:
+        """W Q̄ for the rows of an expression, (F, rows, d)."""
+        result: torch.Tensor | None = None
+        for part in range(self.parts):
+            if part not in reads:
+                continue
+            symbol = reads[part]
+            block = slice(self.starts[part], self.starts[part + 1])
+            if self.shape is None:
+                if result is None:
+                    result = torch.zeros(self.count, rows, self.starts[-1], dtype=torch.complex128)
+                result[:, :, block] = symbol.dense(self.count)
+                continue
+            stripe = self.shape[:, block]
+            product = symbol.values[:, :, None] * stripe if symbol.diagonal else symbol.values @ stripe
+            result = product if result is None else result + product
+        return result
+
+    def _times_reads(self, left: torch.Tensor, reads: Expression) -> torch.Tensor:
+        """Left W* for the rows of an expression."""
+        result: torch.Tensor | None = None
+        for part in range(self.parts):
+            if part not in reads:
+                continue
+            symbol = reads[part]
+            stripe = left[:, :, self.starts[part] : self.starts[part + 1]]
+            product = stripe * symbol.values.conj()[:, None, :] if symbol.diagonal else stripe @ symbol.values.mH
+            result = product if result is None else result + product
+        assert result is not None  # noqa: S101 (only called for rows that read the parts)
+        return result
+
+    def _gram(self, j: int, k: int) -> torch.Tensor | None:
+        """B_j0 Q̄ B_k0*, for layers j >= k."""
+        if not (self._reads_parts(self.reads[j]) and self._reads_parts(self.reads[k])):
+            return None
+        if j not in self.readers:
+            product = self._times_shape(self.reads[j], self.level.layers[j].size)
+            assert product is not None  # noqa: S101
+            self.readers[j] = product
+        return self._times_reads(self.readers[j], self.reads[k])
+
+    def _reads_parts(self, reads: Expression) -> bool:
+        return any(source < self.parts for source in reads)
+
+    # -- the factorisation
+
+    def _row(self, j: int) -> dict[int, torch.Tensor]:
+        """Blocks L_jk left of the diagonal, not yet weighed by λ_j / s_j."""
+        row: dict[int, torch.Tensor] = {}
+        reads = self.reads[j]
+        for k in range(j):
+            if k not in self.filled[j]:
+                continue
+            part = self._entry(reads, j, k)
+            solved = self._solve(row, part, k)
+            if solved is not None:
+                row[k] = solved
+        self.readers.pop(j, None)
+        return row
+
+    def _entry(self, reads: Expression, j: int, k: int) -> torch.Tensor | None:
+        part: torch.Tensor | None = None
+        if self.parts + k in reads:
+            part = _columns(reads[self.parts + k], -1.0 / self.scales[k], self.count)
+        gram = self._gram(j, k)
+        if gram is not None:
+            gram = gram * (-self.lams[k] / self.scales[k])
+            part = gram if part is None else part + gram
+        return part
+
+    def _solve(self, row: dict[int, torch.Tensor], part: torch.Tensor | None, k: int) -> torch.Tensor | None:
+        """Subtract what earlier columns hold, and divide by L_kk*."""
+        other = self.rows[k]
+        assert other is not None  # noqa: S101 (kept as long as it is needed)
+        for i, left in row.items():
+            if i in other:
+                product = left @ other[i].mH
+                part = product.neg_() if part is None else part - product
+        if part is None:
+            return None
+        result: torch.Tensor = torch.linalg.solve_triangular(other[k].mH, part, upper=True, left=False)
+        return result
+
+    def _square(self, j: int, row: dict[int, torch.Tensor]) -> torch.Tensor:
+        """Shape matrix of the layer's pre-activation: what its row holds, squared; Hermitian up to rounding."""
+        gram = self._gram(j, j)
+        self.readers.pop(j, None)
+        size = self.level.layers[j].size
+        if not row:
+            if gram is None:
+                return torch.zeros(self.count, size, size, dtype=torch.complex128)
+            return gram.clone() if gram.shape[0] == self.count else gram.expand(self.count, -1, -1).clone()
+        wide = _wide(list(row.values()))
+        total = wide @ wide.mH
+        return total if gram is None else total.add_(gram)
+
+    def _outputs(self) -> tuple[dict[int, torch.Tensor], torch.Tensor, torch.Tensor]:
+        """The outputs' row of the factor; C M⁻¹ C* of all outputs, stacked, summed over aliases; its diagonals before."""
+        outputs, sizes = self.level.outputs, self.level.output_sizes
+        height = sum(sizes)
+        starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+        places = [slice(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+        row: dict[int, torch.Tensor] = {}
+        shaped = [self._times_shape(reads, size) for reads, size in zip(outputs, sizes, strict=True)]
+        for k in range(self.depth):
+            if k not in self.filled[-1]:
+                continue
+            part: torch.Tensor | None = None
+            for place, reads, product in zip(places, outputs, shaped, strict=True):
+                own = self._output_entry(reads, product, k)
+                if own is not None:
+                    if part is None:
+                        part = torch.zeros(self.count, height, own.shape[-1], dtype=torch.complex128)
+                    part[:, place] = own
+            solved = self._solve(row, part, k)
+            if solved is not None:
+                row[k] = solved
+        gram = torch.zeros(self.count // self.folded, height, height, dtype=torch.complex128)
+        diagonal = torch.zeros(self.count, height, dtype=torch.float64)
+        for place, product in zip(places, shaped, strict=True):
+            if product is None:
+                continue
+            for other, reads in zip(places, outputs, strict=True):
+                if self._reads_parts(reads):
+                    block = self._times_reads(product, reads)
+                    if place == other:
+                        diagonal[:, place] += block.diagonal(dim1=-2, dim2=-1).real
+                    block = block.expand(self.count, -1, -1)
+                    gram[:, place, other] += block.unflatten(0, (-1, self.folded)).sum(dim=1)
+        if row:
+            wide = _wide(list(row.values()))
+            diagonal += torch.linalg.vector_norm(wide, dim=-1).square()
+            # Aliases side by side in one wide matrix: the product sums over them.
+            wide = wide.unflatten(0, (-1, self.folded)).transpose(1, 2).flatten(2)
+            gram += wide @ wide.mH
+        return row, gram, diagonal
+
+    def _output_entry(self, reads: Expression, product: torch.Tensor | None, k: int) -> torch.Tensor | None:
+        part: torch.Tensor | None = None
+        if self.parts + k in reads:
+            part = _columns(reads[self.parts + k], 1.0 / self.scales[k], self.count)
+        if product is not None and self._reads_parts(self.reads[k]):
+            gram = self._times_reads(product, self.reads[k]) * (self.lams[k] / self.scales[k])
+            part = gram if part is None else part + gram
+        return part
+
+    # -- structure
+
+    def _fill(self) -> list[set[int]]:
+        """Columns (layers) of each row that may be nonzero; the outputs' row comes last."""
+        filled: list[set[int]] = []
+        touches: list[bool] = []
+        stacked = [*self.reads, {source: s for reads in self.level.outputs for source, s in reads.items()}]
+        for j, reads in enumerate(stacked):
+            row = {source - self.parts for source in reads if source >= self.parts}
+            touches.append(self._reads_parts(reads))
+            for k in range(min(j, self.depth)):
+                if (row & filled[k]) or (touches[j] and touches[k]):
+                    row.add(k)
+            row.add(j)
+            filled.append(row)
+        return filled
+
+    def _last_use(self) -> list[int]:
+        last = list(range(self.depth))
+        for j, row in enumerate(self.filled):
+            for k in row:
+                if k < self.depth:
+                    last[k] = max(last[k], j)
+        return last
+
+    # -- rounding
+
+    def _lowering(self) -> list[torch.Tensor]:
+        """What the diagonal of each layer is lowered by, (F, n) each, and the outputs' share, (F, m)."""
+        level, parts = self.level, self.parts
+        sizes = [*(layer.size for layer in level.layers), sum(level.output_sizes)]
+        below = []
+        for j, row in enumerate(self.filled):
+            touching = [k for k in range(len(sizes)) if row & self.filled[k]]
+            neurons = sum(sizes[k] for k in touching)
+            terms = sum(sizes[k] for k in row if k < self.depth) + sum(level.parts) + 8
+            gamma = 4.0 * terms * UNIT / (1.0 - terms * UNIT)
+            below.append(torch.full((1, sizes[j]), 4.0 * gamma * neurons, dtype=torch.float64))
+        q = torch.ones(1, self.starts[-1], dtype=torch.float64)
+        if self.shape is not None:
+            q = self.shape.diagonal(dim1=-2, dim2=-1).real.clamp(min=0.0).sqrt() * (1.0 + 4.0 * UNIT)
+        self.least = self._least_outputs(q)
+        stacked: list[tuple[Expression, torch.Tensor, int, slice]] = []
+        for j, layer in enumerate(level.layers):
+            weight = (self.lams[j] / self.scales[j])[None]
+            stacked.append((layer.reads, weight, j, slice(0, layer.size)))
+        start = 0
+        for reads, size in zip(level.outputs, level.output_sizes, strict=True):
+            place = slice(start, start + size)
+            stacked.append((reads, 1.0 / self.least[:, place], self.depth, place))
+            start += size
+        self._lower_for_layers(stacked, below)
+        gamma = 4.0 * (sum(level.parts) + 8) * UNIT
+        terms_of = []
+        for reads, weight, j, place in stacked:
+            r, e = _row_sizes({p: s for p, s in reads.items() if p < parts}, q, self.starts)
+            if r is not None and e is not None:
+                terms_of.append((weight * r, weight * (e + gamma * r), j, place))
+        if terms_of:
+            total_r = sum(r.sum(dim=1) for r, _, _, _ in terms_of)
+            total_e = sum(e.sum(dim=1) for _, e, _, _ in terms_of)
+            norm = (
+                2.0
+                * (
+                    sum((r**2).sum(dim=1) for r, _, _, _ in terms_of)
+                    * sum((e**2).sum(dim=1) for _, e, _, _ in terms_of)
+                ).sqrt()
+            )
+            for r, e, j, place in terms_of:
+                rows = torch.minimum(e * total_r[:, None] + r * total_e[:, None], norm[:, None]) * (1.0 + 1e-9)
+                below[j] = below[j].expand(max(below[j].shape[0], rows.shape[0]), -1).clone()
+                below[j][:, place] += rows
+        return below
+
+    def _lower_for_layers(
+        self, stacked: list[tuple[Expression, torch.Tensor, int, slice]], below: list[torch.Tensor]
+    ) -> None:
+        """Row and column sums of the errors of the maps between layers."""
+        for reads, weight, j, place in stacked:
+            for source, symbol in reads.items():
+                if source < self.parts or symbol.error is None:
+                    continue
+                k = source - self.parts
+                if symbol.diagonal:
+                    across = weight * (symbol.error / self.scales[k])
+                    down = across
+                else:
+                    scaled = symbol.error / self.scales[k]
+                    across = weight * scaled.sum(dim=1)
+                    down = weight @ scaled
+                for row, part, where in ((j, across, place), (k, down, slice(None))):
+                    below[row] = below[row].expand(max(below[row].shape[0], part.shape[0]), -1).clone()
+                    below[row][:, where] += part * (1.0 + 1e-9)
+
+    def _least_outputs(self, q: torch.Tensor) -> torch.Tensor:
+        """Scales of the output channels, (F or 1, m); any positive numbers would be sound.
+
+        They weigh the outputs' errors in the neurons' rows, so that a channel should not be scaled by far less
+        than its map's magnitude, even at a frequency where the map vanishes (an average pool's zeros).
+        """
+        scales = []
+        for reads in self.level.outputs:
+            total: torch.Tensor | float = 0.0
+            for source, symbol in reads.items():
+                if source < self.parts:
+                    size, _ = _row_sizes({source: symbol}, q, self.starts)
+                    total = total + size**2 if size is not None else total
+                else:
+                    square = (symbol.magnitude / self.scales[source - self.parts]) ** 2
+                    total = total + (square if symbol.diagonal else square.sum(dim=1))[None]
+            rows = self.level.output_sizes[len(scales)]
+            scales.append(torch.as_tensor(total, dtype=torch.float64).expand(q.shape[0], rows).sqrt() * LEAST_SCALE)
+        least = torch.cat(scales, dim=1)
+        return torch.where(least > 0.0, least, torch.ones_like(least)).clamp(min=1e-140)
+
+    def _inflate(self, gram: torch.Tensor, diagonal: torch.Tensor, share: torch.Tensor) -> None:
+        """Raise the outputs' shape matrix by its share of the rounding, and by that of the sum over aliases."""
+        size = torch.maximum(diagonal, self.least**2) * (1.0 + 8.0 * UNIT)
+        # |error_ab| of the sum is at most γ sqrt(Q_aa Q_bb), which is below γ m diag(Q) as a matrix.
+        gamma = 4.0 * (self.folded + 4) * UNIT * gram.shape[-1]
+        raised = (share * size + gamma * size).unflatten(0, (-1, self.folded)).sum(dim=1) + 1e-300
+        gram.diagonal(dim1=-2, dim2=-1).add_(raised * (1.0 + 1e-9))
+
+
+def _wide(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def _scale(lam: torch.Tensor) -> torch.Tensor:
+    return torch.exp2(torch.round(torch.log2(lam) / 2))
+
+
+def _columns(symbol: Symbol, factors: torch.Tensor, count: int) -> torch.Tensor:
+    """The map as (F, m, n), its columns times ``factors``."""
+    if symbol.diagonal:
+        return torch.diag_embed((symbol.values * factors).expand(count, -1))
+    return symbol.values * factors
+
+
+def _row_sizes(
+    reads: Expression, q: torch.Tensor, starts: list[int]
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Give r = |W| q and its error part, (F, rows) each."""
+    r: torch.Tensor | None = None
+    e: torch.Tensor | None = None
+    for part, symbol in reads.items():
+        own = q[:, starts[part] : starts[part + 1]]
+        if symbol.diagonal:
+            size = own * symbol.magnitude
+            doubt = torch.zeros_like(size) if symbol.error is None else own * symbol.error
+        else:
+            size = own @ symbol.magnitude.T
+            doubt = torch.zeros_like(size) if symbol.error is None else own @ symbol.error.T
+        r = size if r is None else r + size
+        e = doubt if e is None else e + doubt
+    return r, e

@@ -1,0 +1,192 @@
+"""Groups of frequencies through the whole torus part: one map step of a frequency bound.
+
+A sweep takes a bundle of groups and the multipliers of all layers, carries the shape matrices from the
+finest torus to the coarsest, and returns what the reducer adds up: the rows' share of Q behind a head, or the largest
+eigenvalue of the output map's shape matrices. It depends on its arguments only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lipray.certify.frequency.elimination import eliminate_level
+from lipray.certify.frequency.groups import Group, aliases, frequencies_of
+from lipray.certify.frequency.head import Head, read
+from lipray.certify.frequency.levels import crossings, lower_level
+from lipray.certify.frequency.symbols import Frequencies
+from lipray.certify.spectral import largest_eigenvalues_bound
+from lipray.model.network import Network
+from lipray.partition.torus import Torus
+
+CHUNK = 2**22
+"""Complex entries of one level's shape matrices held at a time while the next level's are formed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TorusProblem:
+    """A network's torus part: the layout, what crosses each level, the layers' names and widths, and the head.
+
+    ``names[l]`` and ``widths[l]`` list the activation layers of level l; multipliers are one vector per layer, levels
+    in order.
+    """
+
+    network: Network
+    torus: Torus
+    handed: tuple[tuple[int, ...], ...]
+    names: tuple[tuple[str, ...], ...]
+    widths: tuple[tuple[int, ...], ...]
+    head: Head | None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Length of every multiplier vector."""
+        return tuple(width for level in self.widths for width in level)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a bundle contributes: ``gram`` (R, R) behind a head with the 2-norm of its rounding error, or ``top``.
+
+    ``top`` is at least the largest eigenvalue of the output map's shape matrices; ``stages`` are the same at the end
+    of every level, so that each is the square of a bound of the map up to there (estimates unless proven).
+    """
+
+    gram: torch.Tensor | None
+    error: float
+    top: float
+    stages: tuple[float, ...]
+
+
+def pose(network: Network, torus: Torus, head: Head | None) -> TorusProblem:
+    """Set up the torus part of a network."""
+    handed = crossings(network, torus)
+    names, widths = [], []
+    zero = tuple(torch.zeros(1, dtype=torch.int64) for _ in torus.coarse)
+    for index in range(len(torus.sides)):
+        level = lower_level(network, torus, handed, index, zero)
+        names.append(tuple(layer.name for layer in level.layers))
+        widths.append(level.widths)
+    return TorusProblem(network, torus, handed, tuple(names), tuple(widths), head)
+
+
+def sweep(
+    problem: TorusProblem,
+    groups: Sequence[tuple[Group, int]],
+    multipliers: Sequence[torch.Tensor],
+    *,
+    proof: bool,
+) -> Share | None:
+    """Carry a bundle through the torus part; ``None`` if the multipliers are not (provably) feasible there.
+
+    Args:
+        problem: the torus part.
+        groups: coarse frequencies with their counts.
+        multipliers: λ of every layer, levels in order.
+        proof: whether rounding is included, so that the share is an upper bound.
+    """
+    per_level = _by_level(problem, multipliers)
+    sides = problem.torus.sides
+    frequencies = frequencies_of([group for group, _ in groups], sides)
+    shape: torch.Tensor | None = None
+    stages = []
+    for index in range(len(sides)):
+        carried = _carry(problem, index, frequencies, shape, per_level[index], proof=proof)
+        if carried is None:
+            return None
+        shape = carried
+        if proof:
+            stages.append(largest_eigenvalues_bound(shape))
+    assert shape is not None  # noqa: S101 (there is at least one level)
+    counts = torch.tensor([count for _, count in groups], dtype=torch.float64)
+    if problem.head is None:
+        top = stages[-1] if stages else float(torch.linalg.eigvalsh(shape)[:, -1].max())
+        return Share(None, 0.0, top, tuple(stages))
+    gram, error = read(problem.head, shape, counts, frequencies[-1], sides[-1])
+    return Share(gram, error, 0.0, tuple(stages))
+
+
+def _by_level(problem: TorusProblem, multipliers: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+    flat = iter(multipliers)
+    return [[next(flat) for _ in level] for level in problem.widths]
+
+
+def _carry(
+    problem: TorusProblem,
+    index: int,
+    frequencies: tuple[Frequencies, ...],
+    shape: torch.Tensor | None,
+    multipliers: Sequence[torch.Tensor],
+    *,
+    proof: bool,
+) -> torch.Tensor | None:
+    """From the shape matrices that enter a level to those that enter the next (leave the torus, for the last)."""
+    sides = problem.torus.sides
+    folded = aliases(sides[index], sides[index + 1]) if index + 1 < len(sides) else 1
+    own = frequencies[index]
+    total = own[0].shape[0] // folded
+    step = chunk(problem, index, folded)
+    pieces = []
+    for start in range(0, total, step):
+        part = slice(start * folded, (start + step) * folded)
+        level = lower_level(problem.network, problem.torus, problem.handed, index, tuple(axis[part] for axis in own))
+        entering = None if shape is None else shape[part]
+        factor = eliminate_level(level, entering, multipliers, folded=folded, proof=proof)
+        if factor is None:
+            return None
+        pieces.append(factor.gram)
+    return torch.cat(pieces)
+
+
+def chunk(problem: TorusProblem, index: int, folded: int) -> int:
+    """How many of the next level's frequencies are formed at a time."""
+    widest = sum(problem.network.nodes[i].shape[0] for i in problem.handed[index])
+    widest = max([widest, *problem.widths[index]])
+    return max(1, CHUNK // (widest**2 * folded))
+
+
+def closed_form(problem: TorusProblem, groups: Sequence[tuple[Group, int]]) -> tuple[torch.Tensor, ...]:
+    """λ of the closed form T = λmax·I, layer by layer, over the frequencies of some groups.
+
+    Feasible on these groups; on all, as long as no shape matrix elsewhere is as large as twice the largest
+    here. Xu & Sivaranjani's ECLipsE-Fast, on the torus.
+    """
+    sides = problem.torus.sides
+    frequencies = frequencies_of([group for group, _ in groups], sides)
+    shape: torch.Tensor | None = None
+    chosen: list[torch.Tensor] = []
+    for index in range(len(sides)):
+        level = lower_level(problem.network, problem.torus, problem.handed, index, frequencies[index])
+        folded = aliases(sides[index], sides[index + 1]) if index + 1 < len(sides) else 1
+        factor = eliminate_level(level, shape, _largest, folded=folded, proof=False)
+        if factor is None:
+            return ()
+        shape = factor.gram
+        chosen.extend(factor.multipliers)
+    return tuple(chosen)
+
+
+def _largest(_: int, shape: torch.Tensor) -> torch.Tensor:
+    """λ = 1 / λmax for every channel; 1 for a layer that never moves."""
+    top = _power(shape) * 1.0001
+    weight = 1.0 / top if top > 1e-280 else 1.0
+    return torch.full((shape.shape[-1],), weight, dtype=torch.float64)
+
+
+def _power(shape: torch.Tensor, steps: int = 30) -> float:
+    """Estimate the largest eigenvalue of a batch, from below."""
+    size = shape.shape[-1]
+    if size <= 16:
+        return float(torch.linalg.eigvalsh(shape)[:, -1].max())
+    generator = torch.Generator().manual_seed(0)
+    vector = (
+        torch.randn(1, size, 1, dtype=torch.float64, generator=generator).to(shape.dtype).expand(shape.shape[0], -1, -1)
+    )
+    norm = torch.ones(shape.shape[0], 1, 1, dtype=torch.float64)
+    for _ in range(steps):
+        vector = shape @ vector
+        norm = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
+        vector = vector / norm.clamp(min=1e-300)
+    return float(norm.max())
