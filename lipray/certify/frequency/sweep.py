@@ -87,7 +87,7 @@ def sweep(
         multipliers: λ of every layer, levels in order.
         proof: whether rounding is included, so that the share is an upper bound.
     """
-    per_level = _by_level(problem, multipliers)
+    per_level = by_level(problem, multipliers)
     sides = problem.torus.sides
     frequencies = frequencies_of([group for group, _ in groups], sides)
     shape: torch.Tensor | None = None
@@ -108,7 +108,8 @@ def sweep(
     return Share(gram, error, 0.0, tuple(stages))
 
 
-def _by_level(problem: TorusProblem, multipliers: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+def by_level(problem: TorusProblem, multipliers: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """The multipliers of each level."""
     flat = iter(multipliers)
     return [[next(flat) for _ in level] for level in problem.widths]
 
