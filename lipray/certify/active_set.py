@@ -36,10 +36,14 @@ MATRICES = 20
 """Matrices of the inequality's order held for one active slice at the peak of an iteration."""
 
 LEAVING = 1e-3
-"""Joint share in the primal equation (whose right-hand side is 1) that slices may take away when they leave."""
+"""How much of the primal equation, weighted by the multipliers, slices may together take away when they leave."""
 
 BLENDS = (1e-6, 1e-4, 1e-3, 1e-2, 0.05, 0.1, 0.2, 0.4, 0.7)
 """Shares of the start mixed into last multipliers that some slice refuses."""
+
+MARGIN = 1e-9
+"""Relative shrinking of accepted multipliers. M((1 - t) λ) ⪰ t E_in where M(λ) ⪰ 0 and the bound squared grows by
+1 / (1 - t): multipliers at the very edge made a recursion from the input come out 1e-4 too large."""
 
 RESTARTS = 2
 """How often a stalled run begins again, with the slices it has gathered."""
@@ -78,7 +82,12 @@ def minimise_over_slices(
             break
     search.repair()
     return InteriorResult(
-        search.best, (search.best_rho * value) ** 0.5, search.gap, turns, converged=search.done, slices=search.most
+        search.best,
+        (search.best_rho * search.value) ** 0.5,
+        search.gap,
+        turns,
+        converged=search.done,
+        slices=search.most,
     )
 
 
@@ -149,6 +158,7 @@ class _Search:
             self.stalled = 0
             if self.restarts > RESTARTS or self.gap < 1e-3:
                 return False
+            self.start, self.value, self.best_rho = self.best, self.value * self.best_rho, 1.0
             self._begin()
             return True
         self.feasible = self.feasible or self.point.residual is None
@@ -171,8 +181,8 @@ class _Search:
         """Evaluate λ (in the scaled problem) on every slice; keep it where it is the best."""
         values = self.values(self.start * scaled, self.value)
         top = float(values.max())
-        if 0.0 < top < self.best_rho:
-            self.best, self.best_rho = self.start * scaled / top, top
+        if 0.0 < top < (1.0 - MARGIN) * self.best_rho:
+            self.best, self.best_rho = self.start * scaled * ((1.0 - MARGIN) / top), top / (1.0 - MARGIN)
         return values
 
     def _look(self) -> None:
@@ -222,9 +232,9 @@ class _Search:
         A slice leaves once, so that none goes to and fro, unless room is needed.
         """
         X, problem = self.point.X, self.problem
-        shares = torch.diagonal(problem.times_V(X)[:, problem.d :], dim1=1, dim2=2).real.abs().amax(1)
-        corner = torch.diagonal(X, dim1=1, dim2=2).real[:, : problem.d].sum(1)
-        shares = torch.maximum(2.0 * shares, corner)
+        pairs = 2.0 * torch.diagonal(problem.times_V(X)[:, problem.d :], dim1=1, dim2=2).real.abs()
+        corner = torch.diagonal(X, dim1=1, dim2=2).real[:, : problem.d].sum(1, keepdim=True)
+        shares = torch.cat([pairs, corner], dim=1) @ (self.y / self.y[-1])
         order = torch.argsort(shares)
         if not crowded:
             order = order[torch.cumsum(shares[order], 0) < LEAVING]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from lipray.certify.active_set import SliceValues, minimise_over_slices
+from lipray.certify.active_set import minimise_over_slices
 from lipray.certify.inequality import Inequality
 from lipray.certify.interior import minimise
+from lipray.certify.slice_values import SliceValues
 from lipray.model.network import Conv
 
 MEMORY = 2**30
