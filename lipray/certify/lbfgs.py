@@ -1,0 +1,124 @@
+"""L-BFGS over log λ, for any measure of the bound that comes with its gradient.
+
+The largest eigenvalue is smoothed as (tr P^p)^(1/p), p growing in stages, and minimised by L-BFGS with Armijo
+backtracking (Nocedal & Wright 2006, algorithms 7.4 and 3.1); a step that leaves M ≻ 0 counts as an
+infinite value. Any iterate is feasible, so stopping at any time is sound.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+POWERS = (16.0, 64.0, 256.0)
+MEMORY = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The logarithm of the smoothed value, λmax(P) itself, and the gradient of the former in log λ."""
+
+    value: float
+    top: float
+    gradient: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Descent:
+    """The best log λ found, its λmax(P), measures taken with gradient, and whether no tolerance was met."""
+
+    theta: torch.Tensor
+    value: float
+    iterations: int
+    stalled: bool
+
+
+Measure = Callable[[torch.Tensor, float], Point | None]
+"""From log λ and the power p to a ``Point``; ``None`` where infeasible."""
+
+
+def minimise(
+    measure: Measure,
+    theta: torch.Tensor,
+    *,
+    iterations: int,
+    tolerance: float,
+    deadline: float | None = None,
+    improved: Callable[[torch.Tensor, float], None] | None = None,
+) -> Descent:
+    """Minimise from a feasible ``theta``; ``improved`` is told every better point."""
+    best_theta, best_value = theta, math.inf
+    used, stalled = 0, True
+    for stage, power in enumerate(POWERS):
+        current = measure(theta, power)
+        if current is None:
+            break
+        if current.top < best_value:
+            best_theta, best_value = theta, current.top
+        steps: list[torch.Tensor] = []
+        changes: list[torch.Tensor] = []
+        history = [current.value]
+        share = (iterations - used) // (len(POWERS) - stage)
+        for _ in range(share):
+            if deadline is not None and time.monotonic() > deadline:
+                return Descent(best_theta, best_value, used, stalled=True)
+            used += 1
+            direction = _two_loop(current.gradient, steps, changes)
+            slope = float(direction @ current.gradient)
+            if slope >= 0.0:
+                steps, changes = [], []
+                direction, slope = -current.gradient, -float(current.gradient @ current.gradient)
+            length = 1.0 if steps else 0.5 / max(float(current.gradient.abs().max()), 1e-300)
+            length = min(length, 2.0 / max(float(direction.abs().max()), 1e-300))
+            trial = None
+            for _ in range(12):
+                trial = measure(theta + length * direction, power)
+                if trial is not None and trial.value <= current.value + 1e-4 * length * slope:
+                    break
+                trial, length = None, length * 0.4
+                if deadline is not None and time.monotonic() > deadline:
+                    break
+            if trial is None:
+                break
+            moved, turned = length * direction, trial.gradient - current.gradient
+            if float(moved @ turned) > 1e-12 * float(moved.norm() * turned.norm()):
+                steps, changes = [*steps, moved][-MEMORY:], [*changes, turned][-MEMORY:]
+            theta, current = theta + moved, trial
+            if current.top < best_value:
+                best_theta, best_value = theta, current.top
+                if improved is not None:
+                    improved(theta, current.top)
+            history.append(current.value)
+            if len(history) > 6 and history[-7] - history[-1] < 6.0 * tolerance:
+                stalled = False
+                break
+        else:
+            stalled = False
+    return Descent(best_theta, best_value, used, stalled=stalled)
+
+
+def smoothed(values: torch.Tensor, power: float) -> tuple[float, float, torch.Tensor]:
+    """Give log (Σ v^p)^(1/p), the largest v, and the weights whose sum with dv is the derivative of the former."""
+    top = float(values.max())
+    relative = (values / top).clamp(min=0.0)
+    total = float((relative**power).sum())
+    weights = relative ** (power - 1.0) / (total * top)
+    return math.log(top) + math.log(total) / power, top, weights
+
+
+def _two_loop(gradient: torch.Tensor, steps: list[torch.Tensor], changes: list[torch.Tensor]) -> torch.Tensor:
+    q = gradient.clone()
+    alphas = []
+    for s, c in zip(reversed(steps), reversed(changes), strict=True):
+        alpha = float(s @ q) / float(s @ c)
+        alphas.append(alpha)
+        q -= alpha * c
+    if steps:
+        q *= float(steps[-1] @ changes[-1]) / float(changes[-1] @ changes[-1])
+    for s, c, alpha in zip(steps, changes, reversed(alphas), strict=True):
+        q += (alpha - float(c @ q) / float(s @ c)) * s
+    return -q
