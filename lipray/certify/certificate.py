@@ -42,7 +42,8 @@ class Certificate:
     ``bound`` is rounded outward. ``multipliers`` holds one positive vector per activation layer of the
     sector form, from which the bound was recomputed (empty for ``product``). ``gram`` is the output
     shape matrix Q_out (K x K), where there is one: Δy Δyᵀ ⪯ gram for unit inputs. ``figures`` holds
-    other bounds on the same map (product, LipLT, ECLipsE-Fast, the solver's own value), for the report.
+    other bounds on the same map (product, LipLT, ECLipsE-Fast, the solver's own value), for the report. ``stages``
+    are certified bounds of the map from the input up to a node, by its name, in order: how the bound grows with depth.
     """
 
     key: str
@@ -54,3 +55,4 @@ class Certificate:
     figures: Mapping[str, float] = field(default_factory=dict)
     iterations: int = 0
     seconds: float = 0.0
+    stages: tuple[tuple[str, float], ...] = ()
