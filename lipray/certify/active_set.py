@@ -45,6 +45,11 @@ MARGIN = 1e-9
 """Relative shrinking of accepted multipliers. M((1 - t) λ) ⪰ t E_in where M(λ) ⪰ 0 and the bound squared grows by
 1 / (1 - t): multipliers at the very edge made a recursion from the input come out 1e-4 too large."""
 
+WEAK, FAINT = 1e-2, 1e-8
+"""Rows of B whose strength, relative to their layer's strongest, is below ``WEAK`` begin with multipliers enlarged
+in proportion, by 1 / ``FAINT`` at most: λ of a channel that is all but dead tends to infinity, and would take tens of
+iterations to get there."""
+
 RESTARTS = 2
 """How often a stalled run begins again, with the slices it has gathered."""
 
@@ -126,6 +131,7 @@ class _Search:
         self.stalled, self.restarts = 0, 0
         self.left: set[int] = set()
         self.at_start = self.values(start, value)
+        self.unit = self.start / self._strength()
         self.active = self._first()
         self.most = len(self.active)
         self._begin()
@@ -139,9 +145,19 @@ class _Search:
         Z = START_Z * eye
         self.point = _Point(START_X / count * eye, Z, self.problem.slack(self.y) - Z)
 
+    def _strength(self) -> torch.Tensor:
+        """Each multiplier's row of B, weighted by the start, relative to the strongest of its layer; 1 unless weak."""
+        signals = torch.cat([torch.ones(self.form.inputs, dtype=torch.float64), 1.0 / self.start])
+        power = torch.zeros_like(self.start)
+        for rows, columns in self.form.places:
+            power[rows] += (self.form.B[:, rows, columns].abs().square() @ signals[columns]).amax(0)
+        for rows, _ in self.form.places:
+            power[rows] /= power[rows].max().clamp(min=1e-300)
+        return (power / WEAK).clamp(FAINT, 1.0)
+
     def _problem(self, slices: list[int]) -> ScaledProblem:
         part = Inequality(self.form.B[slices], self.form.C[slices], self.form.inputs, self.form.places)
-        return ScaledProblem(part, self.start, self.value)
+        return ScaledProblem(part, self.unit, self.value)
 
     def in_time(self) -> bool:
         """Whether another iteration as long as the longest so far ends before the deadline."""
@@ -159,6 +175,7 @@ class _Search:
             if self.restarts > RESTARTS or self.gap < 1e-3:
                 return False
             self.start, self.value, self.best_rho = self.best, self.value * self.best_rho, 1.0
+            self.unit = self.start
             self._begin()
             return True
         self.feasible = self.feasible or self.point.residual is None
@@ -175,14 +192,14 @@ class _Search:
         for share in BLENDS:
             if self.deadline is not None and time.monotonic() > self.deadline:
                 return
-            self._accept((1.0 - share) * reached + share)
+            self._accept((1.0 - share) * reached + share * self.start / self.unit)
 
     def _accept(self, scaled: torch.Tensor) -> torch.Tensor:
         """Evaluate λ (in the scaled problem) on every slice; keep it where it is the best."""
-        values = self.values(self.start * scaled, self.value)
+        values = self.values(self.unit * scaled, self.value)
         top = float(values.max())
         if 0.0 < top < (1.0 - MARGIN) * self.best_rho:
-            self.best, self.best_rho = self.start * scaled * ((1.0 - MARGIN) / top), top / (1.0 - MARGIN)
+            self.best, self.best_rho = self.unit * scaled * ((1.0 - MARGIN) / top), top / (1.0 - MARGIN)
         return values
 
     def _look(self) -> None:

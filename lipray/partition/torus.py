@@ -69,7 +69,7 @@ def torus_cuts(network: Network) -> tuple[int, ...]:
         if not _carried(network, node):
             break
         end = index
-    return tuple(k for k in cut_positions(network) if k <= end)
+    return (0, *(k for k in cut_positions(network) if k <= end)) if end else ()
 
 
 def lay_out(network: Network, cut: int | None = None) -> Torus:

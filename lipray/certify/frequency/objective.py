@@ -1,0 +1,124 @@
+"""The bound of a set-up as a function of its multipliers: estimated with gradient, or proven."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from lipray.certify.frequency.bundle import BundleResult, Spread
+from lipray.certify.frequency.setup import Multipliers, Setup, bundles
+from lipray.certify.frequency.tail import certify_tail, measure_tail
+from lipray.certify.lbfgs import Point
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A certified bound, the multipliers it is recomputed from, and Q_out (K, K) where there is a head."""
+
+    bound: float
+    multipliers: Multipliers
+    gram: np.ndarray | None
+
+
+class LostBundle(RuntimeError):
+    """A bundle gave no result, so that nothing can be said of this round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Where bundles are performed, and how large they may be."""
+
+    spread: Spread
+    memory: int
+    workers: int
+    device: str
+
+
+def certify(setup: Setup, multipliers: Sequence[np.ndarray], means: Means) -> Proven | None:
+    """The bound that multipliers prove, rounding included; ``None`` where they are not provably feasible."""
+    torus, tail = setup.split(multipliers)
+    results = _perform(setup, torus, "bound", means)
+    if not all(result.feasible for result in results):
+        return None
+    if setup.tail is None:
+        top = max(result.top for result in results)
+        if not math.isfinite(top):
+            return None
+        return Proven(_root(top), (*torus, *tail), None)
+    gram, error = _sum(results)
+    proven = certify_tail(setup.tail, gram, error, tail)
+    return None if proven is None else Proven(proven.bound, (*torus, *tail), proven.gram)
+
+
+def measure(setup: Setup, theta: torch.Tensor, power: float, means: Means, reference: float) -> Point | None:
+    """The smoothed bound squared at log multipliers ``theta``, with gradient; ``None`` where infeasible.
+
+    ``reference`` is any number near the bound squared; it keeps powers within range where the output is a map.
+    """
+    if not bool(torch.isfinite(theta).all()) or float(theta.abs().max()) > 600.0:
+        return None
+    lams = torch.split(torch.exp(theta), list(setup.sizes))
+    torus, tail = setup.split([lam.numpy() for lam in lams])
+    if setup.tail is None:
+        results = _perform(setup, torus, "gradient", means, power=power, reference=reference)
+        if not all(result.feasible for result in results):
+            return None
+        total = sum(result.total for result in results)
+        slopes = _gradient(results)
+        value = math.log(reference) + math.log(total) / power
+        return Point(value, max(result.top for result in results), slopes * torch.exp(theta) / (power * total))
+    results = _perform(setup, torus, "value", means)
+    if not all(result.feasible for result in results):
+        return None
+    gram, _ = _sum(results)
+    point = measure_tail(setup.tail, gram, [torch.from_numpy(lam) for lam in tail], power)
+    if point is None:
+        return None
+    slopes = torch.zeros(0, dtype=torch.float64)
+    if setup.problem.sizes:
+        results = _perform(setup, torus, "gradient", means, directions=point.directions.numpy())
+        if not all(result.feasible for result in results):
+            return None
+        slopes = _gradient(results)
+    return Point(point.value, point.top, torch.cat([slopes, point.gradient]) * torch.exp(theta))
+
+
+def _perform(setup: Setup, multipliers: Multipliers, kind: str, means: Means, **more: object) -> list[BundleResult]:
+    batch = bundles(setup, multipliers, kind, memory=means.memory, workers=means.workers)
+    results = means.spread([replace(bundle, device=means.device, **more) for bundle in batch])  # type: ignore[arg-type]
+    kept = [result for result in results if result is not None]
+    if len(kept) < len(batch):
+        raise LostBundle(f"{len(batch) - len(kept)} of {len(batch)} bundles were lost")
+    return kept
+
+
+def _sum(results: Sequence[BundleResult]) -> tuple[torch.Tensor, float]:
+    """Add the rows' shape matrices in order; the error covers the sum's own rounding."""
+    total: torch.Tensor | None = None
+    error, size = 0.0, 0.0
+    for result in results:
+        assert result.gram is not None  # noqa: S101 (the set-up has a head)
+        gram = torch.from_numpy(result.gram)
+        total = gram.clone() if total is None else total.add_(gram)
+        error += result.error
+        size += float(torch.linalg.matrix_norm(gram))
+    assert total is not None  # noqa: S101 (there is at least one bundle)
+    return total, (error + size * len(results) * 2.0**-52) * (1.0 + 1e-9)
+
+
+def _gradient(results: Sequence[BundleResult]) -> torch.Tensor:
+    total: torch.Tensor | None = None
+    for result in results:
+        assert result.gradient is not None  # noqa: S101 (asked for)
+        part = torch.from_numpy(result.gradient)
+        total = part.clone() if total is None else total.add_(part)
+    assert total is not None  # noqa: S101
+    return total
+
+
+def _root(value: float) -> float:
+    return math.nextafter(math.sqrt(value), math.inf) if value > 0.0 else 0.0

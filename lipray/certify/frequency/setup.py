@@ -1,0 +1,127 @@
+"""One way to bound a network on tori: where it leaves them, what follows, and how the frequencies are bundled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lipray.certify.elimination import Blocks
+from lipray.certify.frequency.bundle import Bundle
+from lipray.certify.frequency.groups import Group, frequencies_of, half_plane
+from lipray.certify.frequency.head import find_head
+from lipray.certify.frequency.sweep import TorusProblem, pose
+from lipray.certify.frequency.tail import tail_blocks
+from lipray.model.network import Network
+from lipray.partition.torus import lay_out
+
+Multipliers = tuple[np.ndarray, ...]
+
+SHARE_OF_MEMORY = 4
+"""A bundle may use one part in this many of the memory allowed: temporaries come on top."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The torus part of a network, its independent groups, and the dense tail after its head (``None``: no head).
+
+    ``window``: the torus is left for the window, entry by entry (the hybrid method). Multipliers are those of the
+    torus' layers, then those of the tail's.
+    """
+
+    network: Network
+    window: bool
+    problem: TorusProblem
+    groups: tuple[tuple[Group, int], ...]
+    tail: Blocks | None
+    tail_names: tuple[str, ...]
+
+    @property
+    def cut(self) -> int:
+        """The last node on the torus."""
+        return self.problem.torus.cut
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Lengths of all multiplier vectors: per channel on the torus, per neuron in the tail."""
+        return self.problem.sizes + (() if self.tail is None else self.tail.widths)
+
+    def split(self, multipliers: Sequence[np.ndarray]) -> tuple[Multipliers, Multipliers]:
+        """The torus' multipliers and the tail's."""
+        count = len(self.problem.sizes)
+        return tuple(multipliers[:count]), tuple(multipliers[count:])
+
+
+def set_up(network: Network, cut: int | None = None, *, window: bool = False) -> Setup:
+    """Lay a network out on tori up to ``cut`` (by default as far as they go).
+
+    Raises:
+        PlanError: there is no torus for it.
+    """
+    torus = lay_out(network, cut)
+    head = find_head(network, torus, window=window)
+    problem = pose(network, torus, head)
+    tail, names = (None, ()) if head is None else tail_blocks(network, head.node)
+    return Setup(network, window, problem, half_plane(torus.coarse), tail, names)
+
+
+def bundles(setup: Setup, multipliers: Sequence[np.ndarray], kind: str, *, memory: int, workers: int) -> list[Bundle]:
+    """Cut the groups into bundles that fit ``memory`` each, and at least ``workers`` of them where work is plenty."""
+    per_group = group_bytes(setup.problem, keep=kind == "gradient")
+    count = len(setup.groups)
+    most = max(1, int(memory / SHARE_OF_MEMORY / per_group))
+    pieces = max(-(-count // most), min(workers, count))
+    if workers > 1 and pieces > workers:
+        pieces = -(-pieces // workers) * workers
+    ends = [round(count * i / min(pieces, count)) for i in range(min(pieces, count) + 1)]
+    return [
+        Bundle(setup.network, setup.cut, setup.window, setup.groups[a:b], tuple(multipliers), kind)
+        for a, b in zip(ends, ends[1:], strict=False)
+        if b > a
+    ]
+
+
+def group_bytes(problem: TorusProblem, *, keep: bool) -> float:
+    """Bytes that one group of frequencies takes on its way through the torus part (an estimate)."""
+    sides = problem.torus.sides
+    held = 0.0
+    for index, widths in enumerate(problem.widths):
+        folded = math.prod(sides[index]) / math.prod(sides[-1])
+        entering = sum(problem.network.nodes[i].shape[0] for i in (problem.handed[index - 1] if index else (0,)))
+        leaving = sum(problem.network.nodes[i].shape[0] for i in problem.handed[index])
+        rows = sum(3 * width * max(widths, default=0) for width in widths) + 2 * leaving * max([*widths, entering])
+        per_frequency = rows if keep else 0.0
+        held += 16.0 * folded * (per_frequency + (entering**2 if index else 0))
+        if not keep:
+            held += 16.0 * 4 * leaving**2
+    return max(held, 1.0)
+
+
+def sample(setup: Setup, memory: int) -> tuple[tuple[Group, int], ...]:
+    """Groups to choose the closed form on: all where they fit, otherwise a spread that includes ω = 0."""
+    problem = setup.problem
+    widest = 0.0
+    for index, widths in enumerate(problem.widths):
+        folded = math.prod(problem.torus.sides[index]) / math.prod(problem.torus.sides[-1])
+        leaving = sum(problem.network.nodes[i].shape[0] for i in problem.handed[index])
+        entering = sum(problem.network.nodes[i].shape[0] for i in (problem.handed[index - 1] if index else (0,)))
+        largest = max([*widths, entering])
+        widest = max(widest, 16.0 * folded * (8 * largest**2 + 2 * leaving * largest))
+    most = max(1, int(memory / SHARE_OF_MEMORY / max(widest, 1.0)))
+    if most >= len(setup.groups):
+        return setup.groups
+    most = min(most, MOST_SAMPLED)
+    step = len(setup.groups) / most
+    return tuple(setup.groups[int(i * step)] for i in range(most))
+
+
+MOST_SAMPLED = 6
+"""Groups the closed form is chosen on where not all fit: each holds frequencies from all over the finer tori."""
+
+
+def frequencies(setup: Setup) -> tuple[tuple[torch.Tensor, ...], ...]:
+    """All frequencies of every level."""
+    return frequencies_of([group for group, _ in setup.groups], setup.problem.torus.sides)

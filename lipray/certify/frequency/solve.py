@@ -1,0 +1,205 @@
+"""The frequency and hybrid methods: set up, choose the closed form, optimise, and prove.
+
+Frequency: one multiplier per channel, on tori until the maps end. Hybrid: the same first, and then the torus is left
+for the dense window where memory allows, one multiplier per neuron from there, starting from the frequency method's
+answer. A window is a restriction of its torus, so that the hybrid bound is the smaller of the two from the start.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from lipray.certify import lbfgs
+from lipray.certify.active_set import minimise_over_slices
+from lipray.certify.certificate import Certificate, Status
+from lipray.certify.frequency.bundle import Spread, in_place
+from lipray.certify.frequency.objective import LostBundle, Means, Proven, certify, measure
+from lipray.certify.frequency.setup import Multipliers, Setup, set_up
+from lipray.certify.frequency.slices import slices, slices_order
+from lipray.certify.frequency.start import closed_start, tied_start
+from lipray.certify.frequency.switch import choose_switch
+from lipray.partition.subproblem import Subproblem
+
+INTERIOR_POINT_ORDER = 1200
+"""Largest order of one frequency's inequality given to the interior-point method."""
+
+INTERIOR_ITERATIONS = 200
+DESCENT_ITERATIONS = 150
+DESCENT_TOLERANCE = 1e-5
+"""Relative improvement per iteration below which first-order steps end a stage."""
+
+FREQUENCY_SHARE = 0.4
+"""Part of the time limit that the hybrid method gives to the frequency method before it."""
+
+BLENDS = (0.0, 1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""Shares of the closed form mixed into multipliers too close to infeasible to be proven."""
+
+Report = Callable[[float, str], None]
+"""Told of every certified bound, and how it was reached."""
+
+
+def solve_frequency(problem: Subproblem, spread: Spread = in_place, report: Report | None = None) -> Certificate | None:
+    """Certify by shape matrices on tori; ``None`` if not even the closed form could be proven.
+
+    Args:
+        problem: the sub-problem, its method "frequency" or "hybrid".
+        spread: performs bundles; the default does so here, one after the other.
+        report: called with every better certified bound.
+
+    Raises:
+        PlanError: the network has no torus, or the torus cannot be left where ``switch`` says.
+    """
+    run = _Run(problem, spread, report)
+    return run.certificate() if run.solve() else None
+
+
+class _Run:
+    """The best proven answer so far, and the figures along the way."""
+
+    def __init__(self, problem: Subproblem, spread: Spread, report: Report | None) -> None:
+        settings = problem.settings
+        self.problem, self.settings, self.report = problem, settings, report
+        self.means = Means(spread, settings.memory, settings.workers, settings.device)
+        self.start = time.monotonic()
+        self.deadline = None if settings.time_limit is None else self.start + settings.time_limit
+        self.best: Proven | None = None
+        self.figures: dict[str, float] = {}
+        self.status, self.iterations = Status.CLOSED_FORM, 0
+
+    def solve(self) -> bool:
+        """Go through the set-ups; whether anything was proven."""
+        network, settings = self.problem.network, self.settings
+        plain = set_up(network)
+        switch = choose_switch(network, settings, self.problem.method)
+        base, answer = self._closed(plain, "closed_form")
+        if answer is None:
+            return False
+        share = 1.0 if switch is None else FREQUENCY_SHARE
+        answer = self._improve(plain, base, answer, share)
+        self.figures["frequency"] = answer.bound
+        if switch is not None:
+            self._hybrid(plain, answer, switch)
+        return True
+
+    def certificate(self) -> Certificate:
+        """The best answer as a value."""
+        assert self.best is not None  # noqa: S101 (solve returned True)
+        return Certificate(
+            self.problem.key(),
+            self.problem.method,
+            self.best.bound,
+            self.status,
+            self.best.multipliers,
+            self.best.gram,
+            self.figures,
+            self.iterations,
+            time.monotonic() - self.start,
+        )
+
+    def _closed(self, setup: Setup, name: str) -> tuple[Multipliers, Proven | None]:
+        base = closed_start(setup, self.means)
+        if base is None:
+            return (), None
+        proven = certify(setup, base, self.means)
+        if proven is not None:
+            self.figures[name] = proven.bound
+            self._take(proven, name)
+        return base, proven
+
+    def _hybrid(self, plain: Setup, answer: Proven, cut: int) -> None:
+        """Leave the torus after node ``cut``, from the frequency method's multipliers."""
+        setup = set_up(self.problem.network, cut, window=True)
+        base = closed_start(setup, self.means)
+        if base is None:
+            return
+        tied = tied_start(setup, plain, answer.multipliers, base)
+        proven = certify_blend(setup, tied, base, self.means)
+        if proven is None:
+            return
+        self.figures["hybrid_tied"] = proven.bound
+        self._take(proven, "hybrid")
+        proven = self._improve(setup, base, proven, 1.0)
+        self.figures["hybrid"] = proven.bound
+
+    def _improve(self, setup: Setup, base: Multipliers, known: Proven, share: float) -> Proven:
+        """Optimise from what is known, and prove; the better of the two."""
+        if self.settings.iterations == 0 or known.bound == 0.0 or not setup.sizes:
+            return known
+        now = time.monotonic()
+        deadline = None if self.deadline is None else now + share * max(self.deadline - now, 0.0)
+        if deadline is not None and deadline <= now:
+            self.status = Status.TIME_LIMIT
+            return known
+        try:
+            found, status, used = self._optimise(setup, known, deadline)
+        except LostBundle:
+            self.status = Status.STALLED
+            return known
+        self.iterations += used
+        self.status = status
+        proven = certify_blend(setup, found, base, self.means)
+        if proven is None or proven.bound >= known.bound:
+            return known
+        self._take(proven, "optimised")
+        return proven
+
+    def _optimise(self, setup: Setup, known: Proven, deadline: float | None) -> tuple[Multipliers, Status, int]:
+        settings = self.settings
+        order = slices_order(setup)
+        sizes = list(setup.sizes)
+        ends = np.cumsum(sizes)[:-1]
+        if order is not None and order <= INTERIOR_POINT_ORDER:
+            limit = INTERIOR_ITERATIONS if settings.iterations is None else settings.iterations
+            result = minimise_over_slices(
+                slices(setup),
+                torch.from_numpy(np.concatenate(known.multipliers)),
+                known.bound**2,
+                tolerance=settings.tolerance,
+                iterations=limit,
+                deadline=deadline,
+                memory=settings.memory // 4,
+            )
+            status = self._status(result.converged, result.iterations >= limit, deadline)
+            return tuple(np.split(result.multipliers.numpy(), ends)), status, result.iterations
+        limit = DESCENT_ITERATIONS if settings.iterations is None else settings.iterations
+        theta = torch.log(torch.from_numpy(np.concatenate(known.multipliers)))
+        reference = known.bound**2
+        found = lbfgs.minimise(
+            lambda point, power: measure(setup, point, power, self.means, reference),
+            theta,
+            iterations=limit,
+            tolerance=max(settings.tolerance, DESCENT_TOLERANCE),
+            deadline=deadline,
+        )
+        status = self._status(converged=False, exhausted=found.iterations >= limit, deadline=deadline)
+        return tuple(np.split(torch.exp(found.theta).numpy(), ends)), status, found.iterations
+
+    def _status(self, converged: bool, exhausted: bool, deadline: float | None) -> Status:  # noqa: FBT001
+        if converged:
+            return Status.CONVERGED
+        if deadline is not None and time.monotonic() > deadline:
+            return Status.TIME_LIMIT
+        return Status.ITERATION_LIMIT if exhausted else Status.STALLED
+
+    def _take(self, proven: Proven, how: str) -> None:
+        if self.best is None or proven.bound < self.best.bound:
+            self.best = proven
+            if self.report is not None:
+                self.report(proven.bound, how)
+
+
+def certify_blend(setup: Setup, found: Sequence[np.ndarray], base: Sequence[np.ndarray], means: Means) -> Proven | None:
+    """The bound from ``found``, mixed with as little of the feasible ``base`` as its proof needs.
+
+    M(λ) is affine, so M((1 - t) λ + t λ0) ⪰ t M(λ0).
+    """
+    for share in BLENDS:
+        mixed = tuple((1.0 - share) * a + share * b for a, b in zip(found, base, strict=True))
+        proven = certify(setup, mixed, means)
+        if proven is not None:
+            return proven
+    return None
