@@ -22,6 +22,7 @@ import torch
 
 from lipray.certify.inequality import Inequality
 from lipray.certify.interior import InteriorResult, ScaledProblem
+from lipray.certify.narrowing import narrowed
 from lipray.certify.slice_values import SliceValues
 
 FIRST_SLICES = 8
@@ -79,7 +80,7 @@ def minimise_over_slices(
         The best multipliers found, evaluated on every slice in floating point; ``start`` where nothing better was
         found in time.
     """
-    search = _Search(form, start, value, tolerance, deadline, memory)
+    search = _Search(narrowed(form), start, value, tolerance, deadline, memory)
     turns = 0
     while turns < iterations and not search.done and search.in_time():
         turns += 1
@@ -209,7 +210,7 @@ class _Search:
         X, rho = self.point.X, float(self.y[n])
         missing = (self.problem.adjoint(X) - self.problem.b).abs() @ self.y.abs()
         bound = float((X * self.problem.CC.mT).real.sum()) - float(missing)
-        self.gap = (self.best_rho - bound) / self.best_rho
+        self.gap = (self.best_rho - bound) / self.best_rho if abs(bound) < 1e6 else float("inf")
         if self.gap < self.tolerance:
             self.done = True
             return
