@@ -30,13 +30,28 @@ def solve(problem: Subproblem) -> Certificate:
             certificate = solve_product(problem)
         case "ellipsoid":
             certificate = solve_ellipsoid(problem)
+        case "frequency" | "hybrid":
+            from lipray.certify.frequency.solve import solve_frequency
+
+            certificate = solve_frequency(problem)
         case "sdp":
             from lipray.certify.sdp import solve_sdp
 
             certificate = solve_sdp(problem)
         case _:
             raise UsageError("--method", f"{problem.method!r} is not one of {', '.join(METHODS)}")
+    return checked(problem, certificate)
+
+
+def checked(problem: Subproblem, certificate: Certificate | None) -> Certificate:
+    """What a method returned, with the product bound in the place of nothing.
+
+    Raises:
+        SolveError: the bound is not a number, which is a defect.
+    """
     if certificate is None:
+        from lipray.certify.product import solve_product
+
         certificate = replace(solve_product(problem), method=problem.method, status=Status.FALLBACK)
     if not certificate.bound >= 0.0:
         raise SolveError(problem.label, f"the bound {certificate.bound} is not a number")

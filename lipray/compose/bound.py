@@ -8,14 +8,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lipray.certify.certificate import Certificate
+from lipray.compose.margins import margin_bounds
+from lipray.compose.rounding import product_up
 
 
 @dataclass(frozen=True, slots=True)
 class BlockBound:
     """The certified bound of one block, and what each way to get it would have given.
 
-    ``alternatives`` maps "sum", "overlap", "product" (those that exist) to valid bounds of the block;
-    ``upper`` is the one used. ``fallbacks`` names tiles whose certificate was missing.
+    ``alternatives`` maps "sum", "overlap", "product", and for a block solved whole its method and the ways that
+    method went through (those that exist), to valid bounds of the block; ``upper`` is the one used.
+    ``fallbacks`` names tiles whose certificate was missing. ``stages`` are bounds of the block's map up to some of its
+    nodes, by name. ``gram`` is the shape matrix of the block's output for unit inputs, where there is one.
     """
 
     label: str
@@ -25,6 +29,8 @@ class BlockBound:
     subproblems: int
     distinct: int
     fallbacks: tuple[str, ...] = ()
+    stages: tuple[tuple[str, float], ...] = ()
+    gram: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +56,16 @@ class Bound:
         if self.upper == 0.0:
             return 1.0
         return self.upper / self.lower if self.lower > 0.0 else float("inf")
+
+    @property
+    def pairwise(self) -> np.ndarray | None:
+        """Upper bounds of Lip(f_i - f_j) for all pairs of outputs, (K, K), from the last block's shape matrix.
+
+        What certified radii need: a margin m between outputs i and j survives perturbations up to
+        m / pairwise[i, j]. ``None`` where the last block has no shape matrix (it was tiled, left to its product bound,
+        ends in a map or in softmax).
+        """
+        gram = self.blocks[-1].gram if self.blocks else None
+        if gram is None:
+            return None
+        return margin_bounds(gram, product_up(block.upper for block in self.blocks[:-1]), self.upper)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from lipray.certify.certificate import Certificate
 from lipray.compose.bound import BlockBound, Bound
 from lipray.compose.depth import depth_bound, depth_figures
 from lipray.compose.space import overlap_bound, sum_bound
 from lipray.errors import SolveError, UsageError
+from lipray.model.network import Softmax
 from lipray.partition.plan import Block, Plan
 from lipray.partition.worklist import Worklist, worklist
+
+TORUS_WAYS = ("hybrid", "frequency", "closed_form")
+"""Figures of a certificate that are certified bounds by ways of their own."""
 
 COMPOSITIONS = ("overlap", "sum")
 """Ways to put tiles together; the first is the default."""
@@ -27,10 +33,10 @@ def compose(
 ) -> Bound:
     """Compose certified bounds of sub-problems to a bound of the whole network.
 
-    Per block: the tiles' bounds by ``composition``, or the bound of the block solved whole, and beside it
-    the block's product bound; the smaller is used, and all are reported. A tile without a certificate
-    is given the block's product bound, which is valid because the tile's map is a restriction of the block's:
-    fewer outputs of inputs of which it ignores some. It is named in ``fallbacks``.
+    Per block: the tiles' bounds by ``composition``, or the bound of the block solved whole (under the name of the
+    way that gave it), and beside it the block's product bound; the smaller is used, and all are reported. A tile
+    without a certificate is given the block's product bound, which is valid because the tile's map is a
+    restriction of the block's: fewer outputs of inputs of which it ignores some. It is named in ``fallbacks``.
 
     The result depends on the plan and the certificates' bounds only, not on their order.
 
@@ -62,7 +68,7 @@ def compose(
         if certificate.key != key:
             raise SolveError(key, f"its certificate says it belongs to {certificate.key}")
     blocks = tuple(
-        _block(block, product, certificates, keys=work.tiles, method=plan.method, composition=composition)
+        _block(block, product, certificates, keys=work.tiles, composition=composition)
         for block, product in zip(plan.blocks, products, strict=True)
     )
     known = dict(certificates)
@@ -83,10 +89,10 @@ def _block(
     certificates: Mapping[str, Certificate],
     *,
     keys: Mapping[str, str],
-    method: str,
     composition: str,
 ) -> BlockBound:
     fallback = None if product is None else _checked(product, f"{block.label} product")
+    whole: Certificate | None = None
     bounds: list[float] = []
     missing: list[str] = []
     for tile in block.tiles:
@@ -99,11 +105,16 @@ def _block(
         else:
             raise SolveError(tile.label, "it has no certificate, and its block has no product bound to stand in")
     alternatives: dict[str, float] = {}
+    method = block.method
     tiled = any(tile.output for tile in block.tiles)
     if tiled:
         alternatives["overlap"] = overlap_bound(bounds, [tile.field for tile in block.tiles])
         alternatives["sum"] = sum_bound(bounds)
     elif bounds and not missing:
+        whole = certificates[keys[block.tiles[0].key]]
+        ways = {name: float(whole.figures[name]) for name in TORUS_WAYS if name in whole.figures}
+        alternatives.update({name: value for name, value in ways.items() if value >= bounds[0]})
+        method = next((name for name in (method, *TORUS_WAYS) if ways.get(name) == bounds[0]), method)
         alternatives[method] = bounds[0]
     if fallback is not None:
         alternatives["product"] = min(fallback, alternatives.get("product", fallback))
@@ -120,7 +131,21 @@ def _block(
         subproblems=len(block.tiles),
         distinct=len(block.distinct),
         fallbacks=tuple(missing),
+        stages=() if whole is None else tuple((name, float(bound)) for name, bound in whole.stages),
+        gram=None if whole is None else _gram(block, whole),
     )
+
+
+def _gram(block: Block, certificate: Certificate) -> np.ndarray | None:
+    """The output's shape matrix, if it is that of the block's outputs: for softmax it is that of the logits.
+
+    Log-softmax subtracts the same number from all of them, which no difference of two notices.
+    """
+    last = block.network.nodes[-1].op
+    gram = certificate.gram
+    if gram is None or (isinstance(last, Softmax) and not last.log) or not np.isfinite(gram).all():
+        return None
+    return gram if gram.shape == (block.output_shape[-1],) * 2 and len(block.output_shape) == 1 else None
 
 
 def _checked(certificate: Certificate, label: str) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lipray.model.network import Network, Shape
 from lipray.partition.subproblem import Settings
+from lipray.partition.torus import Sides
 
 Window = tuple[tuple[int, int], ...]
 """Half-open index range per spatial axis of a map."""
@@ -30,11 +31,32 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
+class TorusWork:
+    """A block that is carried on tori: where, and what a round over all frequencies takes (estimates).
+
+    ``sides`` of the torus of each level, finest first. ``switch`` names the node after which the torus is left for the
+    dense window, ``None`` where it is kept to the end of the maps. ``groups`` of frequencies are the independent
+    pieces; ``group_memory`` (bytes) is what one of them takes, ``tail_memory`` what the dense part does. In seconds
+    on one core: ``pass_seconds`` over all groups once, ``round_seconds`` for a step of the optimiser, and
+    ``closed_form_seconds`` for the bound without it.
+    """
+
+    sides: tuple[Sides, ...]
+    switch: str | None
+    groups: int
+    group_memory: int
+    tail_memory: int
+    pass_seconds: float
+    round_seconds: float
+    closed_form_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
-    """Consecutive layers between two cuts: the sub-network, and its tiles.
+    """Consecutive layers between two cuts: the sub-network, its tiles, and how they are solved.
 
     One tile: the block is solved whole. No tile: the block neither fits the memory allowed nor can be
-    tiled, and is left to the product bound.
+    tiled, and is left to the product bound. ``reason`` says why ``method`` is the block's.
     """
 
     label: str
@@ -42,6 +64,10 @@ class Block:
     tiles: tuple[Tile, ...]
     input_shape: Shape
     output_shape: Shape
+    method: str
+    settings: Settings
+    reason: str = ""
+    torus: TorusWork | None = None
 
     @property
     def distinct(self) -> tuple[Tile, ...]:
@@ -51,7 +77,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All blocks in order; the network's map is the composition of the blocks' maps."""
+    """All blocks in order; the network's map is the composition of the blocks' maps.
+
+    ``method`` and ``settings`` are those asked for; every block has its own.
+    """
 
     blocks: tuple[Block, ...]
     method: str

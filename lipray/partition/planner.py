@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from lipray.errors import PlanError, UsageError
 from lipray.model.network import AdaptiveAvgPool, AvgPool, Concat, Conv, Dense, MaxPool, Network, Sum
+from lipray.partition.choice import AUTO, Choice, choose, switch_in
 from lipray.partition.cost import estimate_cost, fits
 from lipray.partition.depth import activation_ends, split_depth, sub_network
 from lipray.partition.plan import Block, Plan, Tile
 from lipray.partition.space import CutTile, cut_tiles, is_tileable, tile_windows
-from lipray.partition.subproblem import METHODS, Settings
+from lipray.partition.subproblem import METHODS, TORUS_METHODS, Settings
+from lipray.partition.torus import torus_cuts
 
 AUTOMATIC_TILING_SECONDS = 1800.0
 """Estimated seconds of a block's tiles beyond which only an explicit partition factor has it tiled.
@@ -29,6 +32,7 @@ def plan_network(
     settings: Settings,
     partition_factor: int | None = None,
     block_depth: int | None = None,
+    hand_over: bool = False,
 ) -> Plan:
     """Cut a network into blocks and tiles, each a sub-problem within ``settings.memory`` (estimated).
 
@@ -41,46 +45,59 @@ def plan_network(
     one linear operator is left whole, because its product bound is already the best of these methods. A block
     that neither fits nor can be tiled has no tiles: the product bound stands for it.
 
+    On tori nothing is tiled, since their frequencies are the sub-problems: the network is one block, or those of
+    ``block_depth``. A block that is no part of the maps (a dense tail) is solved by the ellipsoid method.
+
     Args:
         network: the whole network.
-        method: one of ``METHODS``.
+        method: one of ``METHODS``, or "auto" to choose for every block, see ``lipray.partition.choice``.
         settings: of every sub-problem; ``memory`` is the cap in bytes.
         partition_factor: p, or ``None`` to search.
         block_depth: activation layers per block, or ``None`` for blocks as large as fit.
+        hand_over: on tori, keep one problem in spite of a block depth: the shape matrix is handed from block to block.
 
     Returns:
         The plan; ``partition_factor`` is the one asked for, or the largest one the search chose.
 
     Raises:
-        UsageError: no such method.
+        UsageError: no such method, or no such switch.
         PlanError: the factor is below 1, larger than every map, or there is no map to tile; the block
-            depth is below 1.
+            depth is below 1; a method on tori is asked for and there is no torus, or none that fits.
     """
-    if method not in METHODS:
-        raise UsageError("--method", f"{method!r} is not a method", hint=f"Choose one of: {', '.join(METHODS)}.")
+    if method not in (AUTO, *METHODS):
+        names = ", ".join((AUTO, *METHODS))
+        raise UsageError("--method", f"{method!r} is not a method", hint=f"Choose one of: {names}.")
     if partition_factor is not None and partition_factor < 1:
         raise PlanError(
             "--partition-factor",
             f"{partition_factor} is not a number of tiles",
             hint="Give 1 or more tiles per axis, or leave it out to let the planner choose.",
         )
-    networks = _blocks(network, method, settings, partition_factor, block_depth)
+    assigned = _assign(network, method, settings, partition_factor, None if hand_over else block_depth)
     if partition_factor is not None and partition_factor > 1:
-        _check_factor(network, networks, partition_factor)
+        _check_factor(network, tuple(block for block, _ in assigned), partition_factor)
     blocks = []
     largest = partition_factor or 1
-    for number, block in enumerate(networks, start=1):
+    for number, (block, choice) in enumerate(assigned, start=1):
         name = f"block{number}"
-        factor, cuts = _cut_block(block, name, method, settings, partition_factor)
-        largest = max(largest, factor)
         title = f"{name} [{_span(block)}]"
+        if choice.torus is None:
+            factor, cuts = _cut_block(block, name, choice.method, choice.settings, partition_factor)
+            largest = max(largest, factor)
+            tiles = _tiles(title, cuts, choice.method, choice.settings)
+        else:
+            tiles = (_whole(title, block, choice),)
         blocks.append(
             Block(
                 label=title,
                 network=block,
-                tiles=_tiles(title, cuts, method, settings),
+                tiles=tiles,
                 input_shape=block.input_shape,
                 output_shape=block.output_shape,
+                method=choice.method,
+                settings=choice.settings,
+                reason=choice.reason,
+                torus=choice.torus,
             )
         )
     return Plan(
@@ -90,6 +107,46 @@ def plan_network(
         partition_factor=largest,
         block_depth=block_depth,
     )
+
+
+def _assign(
+    network: Network, method: str, settings: Settings, factor: int | None, depth: int | None
+) -> tuple[tuple[Network, Choice], ...]:
+    """The blocks in order, each with its method."""
+    tiled = factor is not None and factor > 1
+    if method in TORUS_METHODS and tiled:
+        raise PlanError(
+            "--partition-factor",
+            f"the method {method} does not tile maps: their frequencies are its sub-problems",
+            hint="Leave it out, or use --method ellipsoid.",
+        )
+    if method not in (AUTO, *TORUS_METHODS) or tiled:
+        plain = "ellipsoid" if method == AUTO else method
+        choice = Choice(plain, settings, "tiles are solved by it" if method == AUTO else "asked for")
+        return tuple((block, choice) for block in _blocks(network, plain, settings, factor, depth))
+    blocks = (network,) if depth is None else split_depth(network, depth)
+    assigned: list[tuple[Network, Choice]] = []
+    for block in blocks:
+        choice = _choose(network, block, method, settings)
+        parts: tuple[Network, ...] = (block,)
+        if choice.torus is None and not fits(block, choice.method, settings):
+            parts = _blocks(block, choice.method, settings, None, None) if depth is None else _split_map(block, 1)
+        assigned.extend((part, choice) for part in parts)
+    return tuple(assigned)
+
+
+def _choose(network: Network, block: Network, method: str, settings: Settings) -> Choice:
+    """The choice for one block; among several, one without maps is none of the torus' business."""
+    own = switch_in(network, block, settings)
+    if block is not network and method in TORUS_METHODS and not torus_cuts(block):
+        return Choice("ellipsoid", replace(own, switch=None), "it has no maps")
+    return choose(block, method, own)
+
+
+def _whole(title: str, block: Network, choice: Choice) -> Tile:
+    neurons = estimate_cost(block, "product", choice.settings).neurons
+    key = block.content_hash()
+    return Tile(title, block, key, (), (), neurons, choice.memory, choice.seconds)
 
 
 def _blocks(

@@ -39,7 +39,7 @@ def worklist(plan: Plan) -> Worklist:
     by_key: dict[str, Subproblem] = {}
     products: list[str] = []
     for block in plan.blocks:
-        settings = _product_settings(plan)
+        settings = _product_settings(block)
         key = subproblem_key(_content(block), FALLBACK_METHOD, settings)
         products.append(key)
         if key not in by_key:
@@ -48,10 +48,10 @@ def worklist(plan: Plan) -> Worklist:
     for block in plan.blocks:
         for tile in block.distinct:
             if tile.key not in tiles:
-                key = subproblem_key(tile.key, plan.method, plan.settings)
+                key = subproblem_key(tile.key, block.method, block.settings)
                 tiles[tile.key] = key
                 if key not in by_key:
-                    by_key[key] = Subproblem(tile.label, tile.network, plan.method, plan.settings)
+                    by_key[key] = Subproblem(tile.label, tile.network, block.method, block.settings)
     return Worklist(by_key=by_key, tiles=tiles, products=tuple(products))
 
 
@@ -60,9 +60,9 @@ def subproblems(plan: Plan) -> tuple[Subproblem, ...]:
     return worklist(plan).subproblems
 
 
-def _product_settings(plan: Plan) -> Settings:
+def _product_settings(block: Block) -> Settings:
     # Under the product method an untiled block and its fallback are one and the same sub-problem.
-    return plan.settings if plan.method == FALLBACK_METHOD else Settings()
+    return block.settings if block.method == FALLBACK_METHOD else Settings()
 
 
 def _content(block: Block) -> str:

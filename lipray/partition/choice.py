@@ -1,0 +1,139 @@
+"""Which method a block gets when the planner may choose, and what carrying it on tori takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lipray.errors import PlanError, UsageError
+from lipray.model.network import Network
+from lipray.partition.cost import INTERIOR_POINT_ORDER, estimate_cost
+from lipray.partition.depth import sub_network
+from lipray.partition.plan import TorusWork
+from lipray.partition.subproblem import TORUS_METHODS, Settings
+from lipray.partition.switch import STAY, choose_switch, find_switch
+from lipray.partition.torus import lay_out
+from lipray.partition.torus_cost import ROUNDS, torus_cost
+
+AUTO = "auto"
+"""The method that leaves the choice to the planner."""
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A block's method and settings, why, and where it lies on tori if it does."""
+
+    method: str
+    settings: Settings
+    reason: str
+    torus: TorusWork | None = None
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the largest piece of work on tori takes, at least (an estimate)."""
+        return 0 if self.torus is None else max(self.torus.group_memory, self.torus.tail_memory)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds on one core, the optimiser with its own limit (an estimate)."""
+        torus, limit = self.torus, self.settings.time_limit
+        if torus is None:
+            return 0.0
+        rounds = ROUNDS if self.settings.iterations is None else self.settings.iterations
+        improving = rounds * torus.round_seconds
+        return torus.closed_form_seconds + (improving if limit is None else min(improving, limit))
+
+
+def choose(block: Network, method: str, settings: Settings) -> Choice:
+    """The method of a block: the one asked for, or with ``auto`` the planner's choice.
+
+    ``auto`` takes the ellipsoid method where the interior-point method solves the block whole, at the best bound of
+    all; otherwise the hybrid method where the block begins with maps that lie on tori (the frequency method where
+    no window is small enough to leave them for); otherwise the ellipsoid method again, in blocks that fit.
+
+    Raises:
+        PlanError: a method on tori is asked for, by name or by a switch, and there is no torus, or none that fits.
+        UsageError: the switch names no layer after which the torus can be left.
+    """
+    if method not in (AUTO, *TORUS_METHODS):
+        return Choice(method, settings, "asked for")
+    if method in TORUS_METHODS or settings.switch is not None:
+        wanted = method if method in TORUS_METHODS else "frequency" if settings.switch == STAY else "hybrid"
+        found = _on_tori(block, wanted, settings)
+        _check_memory(block, found)
+        return found
+    cost = estimate_cost(block, "ellipsoid", settings)
+    if cost.order <= INTERIOR_POINT_ORDER and cost.memory_bytes <= settings.memory:
+        return Choice("ellipsoid", settings, f"its LMI has order {cost.order}, which is solved whole")
+    try:
+        found = _on_tori(block, "hybrid", settings)
+        _check_memory(block, found)
+    except PlanError as fault:
+        return Choice("ellipsoid", settings, f"no torus: {fault.args[1]}")
+    if found.settings.switch == STAY:
+        found = replace(found, method="frequency")
+    return replace(found, reason=f"its LMI would have order {cost.order:,}; {found.reason}")
+
+
+def switch_in(network: Network, block: Network, settings: Settings) -> Settings:
+    """The settings of one block of a network: the switch by its name in the block that holds it.
+
+    Raises:
+        UsageError: the switch names no layer of the network after which the torus can be left.
+    """
+    if settings.switch in (None, STAY):
+        return settings
+    name = network.nodes[find_switch(network, str(settings.switch))].name
+    inside = any(node.name == name for node in block.nodes[1:])
+    return replace(settings, switch=name if inside else None)
+
+
+def _on_tori(block: Network, method: str, settings: Settings) -> Choice:
+    plain = lay_out(block)
+    switch = choose_switch(block, settings, method)
+    if method not in TORUS_METHODS:
+        raise UsageError("--method", f"{method!r} is no method on tori")
+    layouts = [plain] if switch is None else [plain, lay_out(block, switch)]
+    costs = [torus_cost(block, torus) for torus in layouts]
+    tails = [sub_network(block, torus.cut, len(block.nodes) - 1) for torus in layouts]
+    tail_costs = [estimate_cost(tail, "ellipsoid", settings) for tail in tails if len(tail.nodes) > 1]
+    optimised = settings.iterations != 0
+    last = costs[-1]
+    name = None if switch is None else block.nodes[switch].name
+    work = TorusWork(
+        sides=layouts[-1].sides,
+        switch=name,
+        groups=last.groups,
+        group_memory=max(cost.memory if optimised else cost.sweep_memory for cost in costs),
+        tail_memory=max((cost.memory_bytes for cost in tail_costs), default=0),
+        pass_seconds=max(cost.pass_seconds for cost in costs),
+        closed_form_seconds=sum(cost.closed_form_seconds for cost in costs),
+        round_seconds=sum(cost.round_seconds for cost in costs) / len(costs),
+    )
+    kept = replace(settings, switch=STAY if name is None else name)
+    if name is not None:
+        reason = f"one multiplier per channel, and per neuron after {name}"
+    elif method == "hybrid":
+        reason = "one multiplier per channel; no window is small enough to leave the torus for"
+    else:
+        reason = "one multiplier per channel"
+    return Choice(method, kept, reason, work)
+
+
+def _check_memory(block: Network, choice: Choice) -> None:
+    torus, allowed = choice.torus, choice.settings.memory
+    if torus is None or choice.memory <= allowed:
+        return
+    sides = " → ".join("×".join(map(str, sides)) for sides in torus.sides)
+    if torus.group_memory > allowed:
+        what = f"one group of the frequencies of the tori {sides} needs {torus.group_memory / _GIB:.2f} GiB"
+    else:
+        what = f"the dense part after the tori {sides} needs {torus.tail_memory / _GIB:.2f} GiB"
+    raise PlanError(
+        "--memory",
+        f"{block.nodes[min(1, len(block.nodes) - 1)].name}..{block.nodes[-1].name}: {what}, "
+        f"and a sub-problem may use {allowed / _GIB:.2f} GiB",
+        hint=f"Set --memory {-(-choice.memory * 11 // 10) // 2**20 + 1}MiB, cut the network by --block-depth, "
+        "or use --method product.",
+    )
