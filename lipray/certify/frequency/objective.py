@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from lipray.certify.frequency.bundle import BundleResult, Spread
+from lipray.certify import elimination
+from lipray.certify.frequency.bundle import Bundle, BundleResult, Spread
 from lipray.certify.frequency.setup import Multipliers, Setup, bundles
-from lipray.certify.frequency.tail import certify_tail, measure_tail
+from lipray.certify.frequency.tail import certify_tail, factor_of, measure_tail, with_input
 from lipray.certify.lbfgs import Point
 
 
@@ -41,16 +42,30 @@ class Means:
 def certify(setup: Setup, multipliers: Sequence[np.ndarray], means: Means) -> Proven | None:
     """The bound that multipliers prove, rounding included; ``None`` where they are not provably feasible."""
     torus, tail = setup.split(multipliers)
-    results = _perform(setup, torus, "bound", means)
+    _, results = perform(setup, torus, "bound", means)
     if not all(result.feasible for result in results):
         return None
+    return _conclude(setup, torus, tail, results)
+
+
+def close(setup: Setup, torus: Multipliers, results: Sequence[BundleResult]) -> Proven | None:
+    """Complete proven shares of the torus by the closed form of the tail."""
+    tail: Multipliers = ()
+    if setup.tail is not None:
+        gram, error = _sum(results)
+        tail = elimination.closed_form(with_input(setup.tail, factor_of(gram, error), proof=False))
+        if len(tail) != setup.tail.depth:
+            return None
+    return _conclude(setup, torus, tail, results)
+
+
+def _conclude(
+    setup: Setup, torus: Multipliers, tail: Multipliers, results: Sequence[BundleResult]
+) -> Proven | None:
     if setup.tail is None:
         top = max(result.top for result in results)
-        if not math.isfinite(top):
-            return None
-        return Proven(_root(top), (*torus, *tail), None)
-    gram, error = _sum(results)
-    proven = certify_tail(setup.tail, gram, error, tail)
+        return Proven(_root(top), (*torus, *tail), None) if math.isfinite(top) else None
+    proven = certify_tail(setup.tail, *_sum(results), tail)
     return None if proven is None else Proven(proven.bound, (*torus, *tail), proven.gram)
 
 
@@ -64,14 +79,14 @@ def measure(setup: Setup, theta: torch.Tensor, power: float, means: Means, refer
     lams = torch.split(torch.exp(theta), list(setup.sizes))
     torus, tail = setup.split([lam.numpy() for lam in lams])
     if setup.tail is None:
-        results = _perform(setup, torus, "gradient", means, power=power, reference=reference)
+        _, results = perform(setup, torus, "gradient", means, power=power, reference=reference)
         if not all(result.feasible for result in results):
             return None
         total = sum(result.total for result in results)
         slopes = _gradient(results)
         value = math.log(reference) + math.log(total) / power
         return Point(value, max(result.top for result in results), slopes * torch.exp(theta) / (power * total))
-    results = _perform(setup, torus, "value", means)
+    _, results = perform(setup, torus, "value", means)
     if not all(result.feasible for result in results):
         return None
     gram, _ = _sum(results)
@@ -80,20 +95,28 @@ def measure(setup: Setup, theta: torch.Tensor, power: float, means: Means, refer
         return None
     slopes = torch.zeros(0, dtype=torch.float64)
     if setup.problem.sizes:
-        results = _perform(setup, torus, "gradient", means, directions=point.directions.numpy())
+        _, results = perform(setup, torus, "gradient", means, directions=point.directions.numpy())
         if not all(result.feasible for result in results):
             return None
         slopes = _gradient(results)
     return Point(point.value, point.top, torch.cat([slopes, point.gradient]) * torch.exp(theta))
 
 
-def _perform(setup: Setup, multipliers: Multipliers, kind: str, means: Means, **more: object) -> list[BundleResult]:
-    batch = bundles(setup, multipliers, kind, memory=means.memory, workers=means.workers)
-    results = means.spread([replace(bundle, device=means.device, **more) for bundle in batch])  # type: ignore[arg-type]
+def perform(
+    setup: Setup, multipliers: Multipliers, kind: str, means: Means, **more: object
+) -> tuple[list[Bundle], list[BundleResult]]:
+    """One round: all bundles, and what each contributes.
+
+    Raises:
+        LostBundle: a bundle gave no result.
+    """
+    cut = bundles(setup, multipliers, kind, memory=means.memory, workers=means.workers)
+    batch = [replace(bundle, device=means.device, **more) for bundle in cut]  # type: ignore[arg-type]
+    results = means.spread(batch)
     kept = [result for result in results if result is not None]
     if len(kept) < len(batch):
         raise LostBundle(f"{len(batch) - len(kept)} of {len(batch)} bundles were lost")
-    return kept
+    return batch, kept
 
 
 def _sum(results: Sequence[BundleResult]) -> tuple[torch.Tensor, float]:

@@ -13,12 +13,15 @@ from lipray.certify.elimination import Blocks
 from lipray.certify.frequency.bundle import Bundle
 from lipray.certify.frequency.groups import Group, frequencies_of, half_plane
 from lipray.certify.frequency.head import find_head
-from lipray.certify.frequency.sweep import TorusProblem, pose
+from lipray.certify.frequency.sweep import TorusProblem, level_entries, pose
 from lipray.certify.frequency.tail import tail_blocks
 from lipray.model.network import Network
 from lipray.partition.torus import lay_out
 
 Multipliers = tuple[np.ndarray, ...]
+
+COMPLEX = 16
+"""Bytes of a complex128."""
 
 SHARE_OF_MEMORY = 4
 """A bundle may use one part in this many of the memory allowed: temporaries come on top."""
@@ -86,39 +89,35 @@ def bundles(setup: Setup, multipliers: Sequence[np.ndarray], kind: str, *, memor
 
 def group_bytes(problem: TorusProblem, *, keep: bool) -> float:
     """Bytes that one group of frequencies takes on its way through the torus part (an estimate)."""
-    sides = problem.torus.sides
-    held = 0.0
+    nodes, held = problem.network.nodes, 0.0
     for index, widths in enumerate(problem.widths):
-        folded = math.prod(sides[index]) / math.prod(sides[-1])
-        entering = sum(problem.network.nodes[i].shape[0] for i in (problem.handed[index - 1] if index else (0,)))
-        leaving = sum(problem.network.nodes[i].shape[0] for i in problem.handed[index])
-        rows = sum(3 * width * max(widths, default=0) for width in widths) + 2 * leaving * max([*widths, entering])
-        per_frequency = rows if keep else 0.0
-        held += 16.0 * folded * (per_frequency + (entering**2 if index else 0))
-        if not keep:
-            held += 16.0 * 4 * leaving**2
+        folded = _folded(problem, index)
+        entering = sum(nodes[i].shape[0] for i in problem.handed[index - 1]) if index else 0
+        held += COMPLEX * folded * entering**2
+        if keep:
+            blocks = sum(2 * width * max(widths) for width in widths)
+            held += COMPLEX * folded * (blocks + level_entries(problem, index))
     return max(held, 1.0)
 
 
 def sample(setup: Setup, memory: int) -> tuple[tuple[Group, int], ...]:
-    """Groups to choose the closed form on: all where they fit, otherwise a spread that includes ω = 0."""
+    """Groups to choose the closed form on: all where they are few, otherwise a spread that includes ω = 0."""
     problem = setup.problem
-    widest = 0.0
-    for index, widths in enumerate(problem.widths):
-        folded = math.prod(problem.torus.sides[index]) / math.prod(problem.torus.sides[-1])
-        leaving = sum(problem.network.nodes[i].shape[0] for i in problem.handed[index])
-        entering = sum(problem.network.nodes[i].shape[0] for i in (problem.handed[index - 1] if index else (0,)))
-        largest = max([*widths, entering])
-        widest = max(widest, 16.0 * folded * (8 * largest**2 + 2 * leaving * largest))
-    most = max(1, int(memory / SHARE_OF_MEMORY / max(widest, 1.0)))
-    if most >= len(setup.groups):
-        return setup.groups
-    most = min(most, MOST_SAMPLED)
-    step = len(setup.groups) / most
-    return tuple(setup.groups[int(i * step)] for i in range(most))
+    entries = [_folded(problem, index) * level_entries(problem, index) for index in range(len(problem.widths))]
+    most = max(1, int(memory / SHARE_OF_MEMORY / (COMPLEX * max(entries))))
+    most = min(most, max(MOST_SAMPLED, len(setup.groups) // 4))
+    if len(problem.torus.sides) == 1:
+        most = min(max(1, int(memory / SHARE_OF_MEMORY / (COMPLEX * max(entries)))), len(setup.groups))
+    step = len(setup.groups) / min(most, len(setup.groups))
+    return tuple(setup.groups[int(i * step)] for i in range(min(most, len(setup.groups))))
 
 
-MOST_SAMPLED = 6
+def _folded(problem: TorusProblem, index: int) -> float:
+    """Frequencies of a level per group."""
+    return math.prod(problem.torus.sides[index]) / math.prod(problem.torus.sides[-1])
+
+
+MOST_SAMPLED = 3
 """Groups the closed form is chosen on where not all fit: each holds frequencies from all over the finer tori."""
 
 

@@ -75,11 +75,13 @@ class _Run:
         network, settings = self.problem.network, self.settings
         plain = set_up(network)
         switch = choose_switch(network, settings, self.problem.method)
-        base, answer = self._closed(plain, "closed_form")
-        if answer is None:
+        closed = closed_start(plain, self.means)
+        if closed is None:
             return False
+        self.figures["closed_form"] = closed.bound
+        self._take(closed, "closed form")
         share = 1.0 if switch is None else FREQUENCY_SHARE
-        answer = self._improve(plain, base, answer, share)
+        answer = self._improve(plain, closed.multipliers, closed, share)
         self.figures["frequency"] = answer.bound
         if switch is not None:
             self._hybrid(plain, answer, switch)
@@ -100,26 +102,15 @@ class _Run:
             time.monotonic() - self.start,
         )
 
-    def _closed(self, setup: Setup, name: str) -> tuple[Multipliers, Proven | None]:
-        base = closed_start(setup, self.means)
-        if base is None:
-            return (), None
-        proven = certify(setup, base, self.means)
-        if proven is not None:
-            self.figures[name] = proven.bound
-            self._take(proven, name)
-        return base, proven
-
     def _hybrid(self, plain: Setup, answer: Proven, cut: int) -> None:
         """Leave the torus after node ``cut``, from the frequency method's multipliers."""
         setup = set_up(self.problem.network, cut, window=True)
-        base = closed_start(setup, self.means)
-        if base is None:
+        closed = closed_start(setup, self.means)
+        if closed is None:
             return
+        base = closed.multipliers
         tied = tied_start(setup, plain, answer.multipliers, base)
-        proven = certify_blend(setup, tied, base, self.means)
-        if proven is None:
-            return
+        proven = certify_blend(setup, tied, base, self.means) or closed
         self.figures["hybrid_tied"] = proven.bound
         self._take(proven, "hybrid")
         proven = self._improve(setup, base, proven, 1.0)

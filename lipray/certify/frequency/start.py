@@ -5,42 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from lipray.certify import elimination
-from lipray.certify.frequency.objective import LostBundle, Means
-from lipray.certify.frequency.setup import Multipliers, Setup, bundles, sample
+from lipray.certify.frequency.objective import Means, Proven, close, perform
+from lipray.certify.frequency.setup import Multipliers, Setup, sample
 from lipray.certify.frequency.sweep import closed_form
-from lipray.certify.frequency.tail import factor_of, with_input
+
+ROUNDS = 4
+"""How often groups that refuse the closed form join those it is chosen on."""
 
 
-def closed_start(setup: Setup, means: Means) -> Multipliers | None:
-    """λ of the closed form: T = λmax·I per layer, over a sample of groups, then over those that refuse it too."""
+def closed_start(setup: Setup, means: Means) -> Proven | None:
+    """The closed form, proven: T = λmax·I per layer, over a sample of groups, and then over those that refuse it too.
+
+    Returns:
+        The bound and its multipliers λ; ``None`` if they could not be proven.
+    """
     chosen = sample(setup, means.memory)
     known = set(chosen)
-    for _ in range(4):
+    for _ in range(ROUNDS):
         torus = tuple(lam.numpy() for lam in closed_form(setup.problem, chosen))
         if len(torus) != len(setup.problem.sizes):
             return None
-        if setup.tail is None and len(chosen) == len(setup.groups):
-            return torus
-        batch = bundles(setup, torus, "value", memory=means.memory, workers=means.workers)
-        results = means.spread(batch)
-        if any(result is None for result in results):
-            raise LostBundle("bundles were lost while the closed form was chosen")
-        refused = [bundle for bundle, result in zip(batch, results, strict=True) if result and not result.feasible]
+        batch, results = perform(setup, torus, "bound", means)
+        refused = [bundle for bundle, result in zip(batch, results, strict=True) if not result.feasible]
         if not refused:
-            break
-        known |= {bundle.groups[len(bundle.groups) // 2] for bundle in refused[:2]}
+            return close(setup, torus, results)
+        known |= {group for bundle in refused for group in bundle.groups[:: max(1, len(bundle.groups) // 2)]}
         chosen = tuple(group for group in setup.groups if group in known)
-    else:
-        return None
-    if setup.tail is None:
-        return torus
-    gram = sum(torch.from_numpy(result.gram) for result in results if result and result.gram is not None)
-    assert isinstance(gram, torch.Tensor)  # noqa: S101 (a head gives grams)
-    tail = elimination.closed_form(with_input(setup.tail, factor_of(gram, 0.0), proof=False))
-    return (*torus, *tail) if len(tail) == setup.tail.depth else None
+    return None
 
 
 def tied_start(setup: Setup, other: Setup, multipliers: Sequence[np.ndarray], base: Multipliers) -> Multipliers:

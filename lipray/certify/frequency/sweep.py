@@ -21,7 +21,7 @@ from lipray.certify.spectral import largest_eigenvalues_bound
 from lipray.model.network import Network
 from lipray.partition.torus import Torus
 
-CHUNK = 2**22
+CHUNK = 2**24
 """Complex entries of one level's shape matrices held at a time while the next level's are formed."""
 
 
@@ -142,10 +142,17 @@ def _carry(
 
 
 def chunk(problem: TorusProblem, index: int, folded: int) -> int:
-    """How many of the next level's frequencies are formed at a time."""
-    widest = sum(problem.network.nodes[i].shape[0] for i in problem.handed[index])
-    widest = max([widest, *problem.widths[index]])
-    return max(1, CHUNK // (widest**2 * folded))
+    """How many of the next level's frequencies are formed at a time: fewer where a level is deep."""
+    return max(1, int(CHUNK // (level_entries(problem, index) * folded)))
+
+
+def level_entries(problem: TorusProblem, index: int) -> float:
+    """Complex entries that one frequency takes while a level is worked on: its maps, the factor's front, the outputs."""
+    nodes, widths = problem.network.nodes, problem.widths[index]
+    entering = sum(nodes[i].shape[0] for i in (problem.handed[index - 1] if index else (0,)))
+    leaving = sum(nodes[i].shape[0] for i in problem.handed[index])
+    largest = max([*widths, entering])
+    return sum(width * largest for width in widths) + 6.0 * largest**2 + 2.0 * leaving * largest + leaving**2
 
 
 def closed_form(problem: TorusProblem, groups: Sequence[tuple[Group, int]]) -> tuple[torch.Tensor, ...]:
