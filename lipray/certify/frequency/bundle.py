@@ -19,6 +19,7 @@ from lipray.certify.frequency.groups import Group, aliases, frequencies_of
 from lipray.certify.frequency.head import find_head, pull_back, read
 from lipray.certify.frequency.levels import Level, lower_level
 from lipray.certify.frequency.sweep import TorusProblem, by_level, pose, sweep
+from lipray.certify.frequency.symbols import Frequencies
 from lipray.model.network import Network
 from lipray.partition.torus import lay_out
 
@@ -52,6 +53,7 @@ class BundleResult:
     """What a bundle contributes; ``feasible`` is false where M is not (provably) positive definite.
 
     ``gram`` (R, R) and ``error`` behind a head; ``top`` and ``total`` for an output map; ``gradient`` in λ, stacked.
+    ``loads`` and ``stages`` are those of ``lipray.certify.frequency.sweep.Share``.
     """
 
     feasible: bool
@@ -60,6 +62,8 @@ class BundleResult:
     top: float = 0.0
     total: float = 0.0
     gradient: np.ndarray | None = None
+    loads: np.ndarray | None = None
+    stages: tuple[float, ...] = ()
 
 
 Spread = Callable[[Sequence[Bundle]], Sequence[BundleResult | None]]
@@ -73,15 +77,15 @@ def in_place(bundles: Sequence[Bundle]) -> list[BundleResult | None]:
 
 def perform_bundle(bundle: Bundle) -> BundleResult:
     """Do the work of one bundle."""
+    if bundle.kind == "gradient":
+        return _with_gradient(bundle)
     problem = _problem(bundle.network, bundle.cut, bundle.window)
     multipliers = [torch.from_numpy(np.asarray(lam, dtype=np.float64)) for lam in bundle.multipliers]
-    if bundle.kind == "gradient":
-        return _with_gradient(bundle, problem, multipliers)
     share = sweep(problem, bundle.groups, multipliers, proof=bundle.kind == "bound")
     if share is None:
         return BundleResult(feasible=False)
     gram = None if share.gram is None else share.gram.numpy()
-    return BundleResult(True, gram, share.error, share.top)
+    return BundleResult(True, gram, share.error, share.top, loads=share.loads.numpy(), stages=share.stages)
 
 
 class _ById:
@@ -99,17 +103,40 @@ class _ById:
         return isinstance(other, _ById) and other.network is self.network
 
 
-def _problem(network: Network, cut: int, window: bool) -> TorusProblem:  # noqa: FBT001 (a cache key)
+def _problem(network: Network, cut: int, window: bool) -> TorusProblem:
     return _posed(_ById(network), cut, window)
 
 
 @lru_cache(maxsize=4)
-def _posed(key: _ById, cut: int, window: bool) -> TorusProblem:  # noqa: FBT001 (a cache key)
+def _posed(key: _ById, cut: int, window: bool) -> TorusProblem:
     torus = lay_out(key.network, cut)
     return pose(key.network, torus, find_head(key.network, torus, window=window))
 
 
-def _with_gradient(bundle: Bundle, problem: TorusProblem, multipliers: list[torch.Tensor]) -> BundleResult:
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A bundle carried through the torus part with everything kept that its gradient needs.
+
+    ``kept`` holds, per level, the level, its factor, the shape matrices that entered and the aliases folded.
+    """
+
+    bundle: Bundle
+    problem: TorusProblem
+    kept: tuple[tuple[Level, LevelFactor, torch.Tensor | None, int], ...]
+    shape: torch.Tensor
+    frequencies: Frequencies
+    counts: torch.Tensor
+
+    def gram(self) -> torch.Tensor:
+        """The rows' share of Q."""
+        assert self.problem.head is not None  # noqa: S101 (the caller's part)
+        return read(self.problem.head, self.shape, self.counts, self.frequencies, self.problem.torus.coarse)[0]
+
+
+def forward(bundle: Bundle) -> Forward | None:
+    """Carry a bundle through the torus part; ``None`` where infeasible."""
+    problem = _problem(bundle.network, bundle.cut, bundle.window)
+    multipliers = [torch.from_numpy(np.asarray(lam, dtype=np.float64)) for lam in bundle.multipliers]
     sides = problem.torus.sides
     per_level = by_level(problem, multipliers)
     frequencies = frequencies_of([group for group, _ in bundle.groups], sides)
@@ -120,30 +147,44 @@ def _with_gradient(bundle: Bundle, problem: TorusProblem, multipliers: list[torc
         folded = aliases(sides[index], sides[index + 1]) if index + 1 < len(sides) else 1
         factor = eliminate_level(level, shape, per_level[index], folded=folded, proof=False, keep=True)
         if factor is None:
-            return BundleResult(feasible=False)
+            return None
         kept.append((level, factor, shape, folded))
         shape = factor.gram
     assert shape is not None  # noqa: S101 (there is at least one level)
-    gram, top, total = None, 0.0, 0.0
-    if problem.head is not None:
-        assert bundle.directions is not None  # noqa: S101 (the caller's part)
-        counts = torch.tensor([count for _, count in bundle.groups], dtype=torch.float64)
-        gram = read(problem.head, shape, counts, frequencies[-1], sides[-1])[0].numpy()
-        directions = pull_back(problem.head, torch.from_numpy(bundle.directions), frequencies[-1], sides[-1])
-        directions = directions * counts.sqrt()[:, None, None]
-    else:
-        values, vectors = torch.linalg.eigh(shape)
-        top = float(values.max())
-        relative = (values / bundle.reference).clamp(min=0.0)
-        total = float((relative**bundle.power).sum())
-        weights = bundle.power * relative ** (bundle.power - 1.0) / bundle.reference
-        strong = weights > KEPT_SLICES * float(weights.max())
-        columns = max(1, int(strong.sum(dim=1).max()))
-        directions = vectors[:, :, -columns:] * weights[:, None, -columns:].sqrt()
+    counts = torch.tensor([count for _, count in bundle.groups], dtype=torch.float64)
+    return Forward(bundle, problem, tuple(kept), shape, frequencies[-1], counts)
+
+
+def backward(carried: Forward, directions: torch.Tensor) -> torch.Tensor:
+    """Gradient in λ, stacked, of <D Dᵀ, Q> behind a head."""
+    head = carried.problem.head
+    assert head is not None  # noqa: S101 (the caller's part)
+    pulled = pull_back(head, directions, carried.frequencies, carried.problem.torus.coarse)
+    return _backward(carried, pulled * carried.counts.sqrt()[:, None, None])
+
+
+def _backward(carried: Forward, directions: torch.Tensor) -> torch.Tensor:
     pieces: list[list[torch.Tensor]] = []
-    for level, factor, entered, folded in reversed(kept):
+    for level, factor, entered, folded in reversed(carried.kept):
         gradients, directions = pull_back_level(level, factor, entered, directions, folded)
         pieces.insert(0, gradients)
     flat = [part for gradients in pieces for part in gradients]
-    gradient = torch.cat(flat).numpy() if flat else np.zeros(0)
-    return BundleResult(True, gram, 0.0, top, total, gradient)
+    return torch.cat(flat) if flat else torch.zeros(0, dtype=torch.float64)
+
+
+def _with_gradient(bundle: Bundle) -> BundleResult:
+    carried = forward(bundle)
+    if carried is None:
+        return BundleResult(feasible=False)
+    if carried.problem.head is not None:
+        assert bundle.directions is not None  # noqa: S101 (the caller's part)
+        gradient = backward(carried, torch.from_numpy(bundle.directions))
+        return BundleResult(True, carried.gram().numpy(), gradient=gradient.numpy())
+    values, vectors = torch.linalg.eigh(carried.shape)
+    relative = (values / bundle.reference).clamp(min=0.0)
+    weights = bundle.power * relative ** (bundle.power - 1.0) / bundle.reference
+    strong = weights > KEPT_SLICES * float(weights.max())
+    columns = max(1, int(strong.sum(dim=1).max()))
+    directions = vectors[:, :, -columns:] * weights[:, None, -columns:].sqrt()
+    total = float((relative**bundle.power).sum())
+    return BundleResult(True, top=float(values.max()), total=total, gradient=_backward(carried, directions).numpy())

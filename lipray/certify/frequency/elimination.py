@@ -19,6 +19,7 @@ frequency by frequency.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -229,11 +230,11 @@ class _Elimination:
         return total if gram is None else total.add_(gram)
 
     def _outputs(self) -> tuple[dict[int, torch.Tensor], torch.Tensor, torch.Tensor]:
-        """The outputs' row of the factor; C M⁻¹ C* of all outputs, stacked, summed over aliases; its diagonals before."""
+        """The outputs' row of the factor; C M⁻¹ C*, outputs stacked and aliases summed; its diagonals before the sum."""
         outputs, sizes = self.level.outputs, self.level.output_sizes
         height = sum(sizes)
         starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
-        places = [slice(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+        places = [slice(a, b) for a, b in itertools.pairwise(starts)]
         row: dict[int, torch.Tensor] = {}
         shaped = [self._times_shape(reads, size) for reads, size in zip(outputs, sizes, strict=True)]
         for k in range(self.depth):
@@ -260,12 +261,12 @@ class _Elimination:
                     if place == other:
                         diagonal[:, place] += block.diagonal(dim1=-2, dim2=-1).real
                     block = block.expand(self.count, -1, -1)
-                    gram[:, place, other] += block.unflatten(0, (-1, self.folded)).sum(dim=1)
+                    gram[:, place, other] += _over_aliases(block, self.folded)
         if row:
             wide = _wide(list(row.values()))
             diagonal += torch.linalg.vector_norm(wide, dim=-1).square()
             # Aliases side by side in one wide matrix: the product sums over them.
-            wide = wide.unflatten(0, (-1, self.folded)).transpose(1, 2).flatten(2)
+            wide = wide.reshape(-1, self.folded, *wide.shape[1:]).transpose(1, 2).flatten(2)
             gram += wide @ wide.mH
         return row, gram, diagonal
 
@@ -378,7 +379,7 @@ class _Elimination:
         They weigh the outputs' errors in the neurons' rows, so that a channel should not be scaled by far less
         than its map's magnitude, even at a frequency where the map vanishes (an average pool's zeros).
         """
-        scales = []
+        scales: list[torch.Tensor] = []
         for reads in self.level.outputs:
             total: torch.Tensor | float = 0.0
             for source, symbol in reads.items():
@@ -398,8 +399,12 @@ class _Elimination:
         size = torch.maximum(diagonal, self.least**2) * (1.0 + 8.0 * UNIT)
         # |error_ab| of the sum is at most γ sqrt(Q_aa Q_bb), which is below γ m diag(Q) as a matrix.
         gamma = 4.0 * (self.folded + 4) * UNIT * gram.shape[-1]
-        raised = (share * size + gamma * size).unflatten(0, (-1, self.folded)).sum(dim=1) + 1e-300
+        raised = _over_aliases(share * size + gamma * size, self.folded) + 1e-300
         gram.diagonal(dim1=-2, dim2=-1).add_(raised * (1.0 + 1e-9))
+
+
+def _over_aliases(values: torch.Tensor, folded: int) -> torch.Tensor:
+    return values.reshape(-1, folded, *values.shape[1:]).sum(dim=1)
 
 
 def _wide(parts: list[torch.Tensor]) -> torch.Tensor:

@@ -96,8 +96,8 @@ def waves(head: Head, frequencies: Frequencies, sides: tuple[int, ...]) -> torch
 
 def read(
     head: Head, shape: torch.Tensor, counts: torch.Tensor, frequencies: Frequencies, sides: tuple[int, ...]
-) -> tuple[torch.Tensor, float]:
-    """The rows' share of Q from some frequencies, and a bound on the 2-norm of its rounding error.
+) -> tuple[torch.Tensor, float, torch.Tensor]:
+    """The rows' share of Q from some frequencies, a bound on the 2-norm of its rounding error, and each one's trace.
 
     Args:
         head: the rows.
@@ -119,17 +119,20 @@ def read(
         total = total.reshape(c, c, m, m).transpose(1, 2).reshape(c * m, c * m)
         magnitude = math.prod(head.window) if head.pool is None else float(head.pool.abs().sum(dim=1).square().sum())
         error = (2.0 * wave_error + 8.0 * (shape.shape[0] + 8) * UNIT) * magnitude * float((size * shares).sum())
-        return (total + total.T) / 2, error
+        traces = shape.diagonal(dim1=-2, dim2=-1).real.sum(dim=1) * g.abs().square().sum(dim=1) * shares
+        return (total + total.T) / 2, error, traces
     weight = head.weight.reshape(head.rows, head.channels, head.places)
     gain = torch.ones(head.places, dtype=torch.float64) if head.pool is None else head.pool.abs().sum(dim=1)
     largest = float(torch.linalg.matrix_norm(weight.abs() @ gain))
     total = torch.zeros(head.rows, head.rows, dtype=torch.float64)
     error = 0.0
+    loads: list[torch.Tensor] = []
     step = max(1, CHUNK // (head.rows * head.channels))
     for start in range(0, g.shape[0], step):
         part = slice(start, start + step)
         W = _transform(weight, g[part])
         product = (W @ shape[part]) * shares[part, None, None]
+        loads.append((product * W.conj()).real.sum(dim=(1, 2)))
         # Frequencies are summed by one product of wide matrices.
         left = product.transpose(0, 1).reshape(head.rows, -1)
         right = W.transpose(0, 1).reshape(head.rows, -1)
@@ -137,7 +140,7 @@ def read(
         norm = torch.linalg.matrix_norm(W) + wave_error * largest
         terms = 8.0 * (head.channels * W.shape[0] + 16) * UNIT
         error += float(((2.0 * wave_error * largest * norm + terms * norm**2) * size[part] * shares[part]).sum())
-    return (total + total.T) / 2, error
+    return (total + total.T) / 2, error, torch.cat(loads)
 
 
 def pull_back(head: Head, directions: torch.Tensor, frequencies: Frequencies, sides: tuple[int, ...]) -> torch.Tensor:
@@ -147,7 +150,8 @@ def pull_back(head: Head, directions: torch.Tensor, frequencies: Frequencies, si
     if head.weight is not None:
         directions = head.weight.T @ directions
     stacked = directions.reshape(head.channels, head.places, -1).to(torch.complex128)
-    return torch.einsum("cmr,fm->fcr", stacked, g.conj()) * scale
+    pulled: torch.Tensor = torch.einsum("cmr,fm->fcr", stacked, g.conj()) * scale
+    return pulled
 
 
 def _transform(weight: torch.Tensor, g: torch.Tensor) -> torch.Tensor:

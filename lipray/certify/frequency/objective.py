@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lipray.certify import elimination
-from lipray.certify.frequency.bundle import Bundle, BundleResult, Spread
+from lipray.certify.frequency.bundle import Bundle, BundleResult, Forward, Spread, backward, forward
 from lipray.certify.frequency.setup import Multipliers, Setup, bundles
 from lipray.certify.frequency.tail import certify_tail, factor_of, measure_tail, with_input
 from lipray.certify.lbfgs import Point
@@ -18,14 +18,21 @@ from lipray.certify.lbfgs import Point
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """A certified bound, the multipliers it is recomputed from, and Q_out (K, K) where there is a head."""
+    """A certified bound, the multipliers it is recomputed from, and Q_out (K, K) where there is a head.
+
+    ``rows`` is the shape matrix of the head's rows, ``loads`` how much each group matters, ``stages`` bounds of the map
+    up to the end of every level.
+    """
 
     bound: float
     multipliers: Multipliers
     gram: np.ndarray | None
+    rows: torch.Tensor | None
+    loads: np.ndarray
+    stages: tuple[float, ...]
 
 
-class LostBundle(RuntimeError):
+class LostBundleError(RuntimeError):
     """A bundle gave no result, so that nothing can be said of this round."""
 
 
@@ -59,21 +66,37 @@ def close(setup: Setup, torus: Multipliers, results: Sequence[BundleResult]) -> 
     return _conclude(setup, torus, tail, results)
 
 
-def _conclude(
-    setup: Setup, torus: Multipliers, tail: Multipliers, results: Sequence[BundleResult]
-) -> Proven | None:
+def _conclude(setup: Setup, torus: Multipliers, tail: Multipliers, results: Sequence[BundleResult]) -> Proven | None:
+    loads = np.concatenate([result.loads for result in results if result.loads is not None])
+    ends = zip(*(result.stages for result in results), strict=True)
+    stages = tuple(_root(max(tops)) for tops in ends)
     if setup.tail is None:
         top = max(result.top for result in results)
-        return Proven(_root(top), (*torus, *tail), None) if math.isfinite(top) else None
-    proven = certify_tail(setup.tail, *_sum(results), tail)
-    return None if proven is None else Proven(proven.bound, (*torus, *tail), proven.gram)
+        return Proven(_root(top), torus, None, None, loads, stages) if math.isfinite(top) else None
+    gram, error = _sum(results)
+    proven = certify_tail(setup.tail, gram, error, tail)
+    return None if proven is None else Proven(proven.bound, (*torus, *tail), proven.gram, gram, loads, stages)
 
 
-def measure(setup: Setup, theta: torch.Tensor, power: float, means: Means, reference: float) -> Point | None:
+@dataclass(frozen=True, slots=True)
+class Working:
+    """The groups an optimiser works on, ``setup.groups``, and what the others contribute, held fixed.
+
+    ``rest`` is the others' share of the rows' shape matrix, ``None`` where there is no head. ``kept``: whether factors
+    are kept between a value and its gradient, instead of being worked out again.
+    """
+
+    setup: Setup
+    rest: torch.Tensor | None
+    kept: bool
+
+
+def measure(working: Working, theta: torch.Tensor, power: float, means: Means, reference: float) -> Point | None:
     """The smoothed bound squared at log multipliers ``theta``, with gradient; ``None`` where infeasible.
 
     ``reference`` is any number near the bound squared; it keeps powers within range where the output is a map.
     """
+    setup = working.setup
     if not bool(torch.isfinite(theta).all()) or float(theta.abs().max()) > 600.0:
         return None
     lams = torch.split(torch.exp(theta), list(setup.sizes))
@@ -86,15 +109,28 @@ def measure(setup: Setup, theta: torch.Tensor, power: float, means: Means, refer
         slopes = _gradient(results)
         value = math.log(reference) + math.log(total) / power
         return Point(value, max(result.top for result in results), slopes * torch.exp(theta) / (power * total))
-    _, results = perform(setup, torus, "value", means)
-    if not all(result.feasible for result in results):
-        return None
-    gram, _ = _sum(results)
+    carried: list[Forward] = []
+    if working.kept:
+        for bundle in bundles(setup, torus, "gradient", memory=means.memory, workers=1):
+            passed = forward(bundle)
+            if passed is None:
+                return None
+            carried.append(passed)
+        gram = sum((passed.gram() for passed in carried), start=torch.zeros(1, dtype=torch.float64))
+    else:
+        _, results = perform(setup, torus, "value", means)
+        if not all(result.feasible for result in results):
+            return None
+        gram, _ = _sum(results)
+    if working.rest is not None:
+        gram = gram + working.rest
     point = measure_tail(setup.tail, gram, [torch.from_numpy(lam) for lam in tail], power)
     if point is None:
         return None
     slopes = torch.zeros(0, dtype=torch.float64)
-    if setup.problem.sizes:
+    if carried:
+        slopes = sum((backward(passed, point.directions) for passed in carried), start=torch.zeros(1)).to(torch.float64)
+    elif setup.problem.sizes:
         _, results = perform(setup, torus, "gradient", means, directions=point.directions.numpy())
         if not all(result.feasible for result in results):
             return None
@@ -108,14 +144,14 @@ def perform(
     """One round: all bundles, and what each contributes.
 
     Raises:
-        LostBundle: a bundle gave no result.
+        LostBundleError: a bundle gave no result.
     """
     cut = bundles(setup, multipliers, kind, memory=means.memory, workers=means.workers)
     batch = [replace(bundle, device=means.device, **more) for bundle in cut]  # type: ignore[arg-type]
     results = means.spread(batch)
     kept = [result for result in results if result is not None]
     if len(kept) < len(batch):
-        raise LostBundle(f"{len(batch) - len(kept)} of {len(batch)} bundles were lost")
+        raise LostBundleError(f"{len(batch) - len(kept)} of {len(batch)} bundles were lost")
     return batch, kept
 
 

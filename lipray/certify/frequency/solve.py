@@ -17,12 +17,13 @@ from lipray.certify import lbfgs
 from lipray.certify.active_set import minimise_over_slices
 from lipray.certify.certificate import Certificate, Status
 from lipray.certify.frequency.bundle import Spread, in_place
-from lipray.certify.frequency.objective import LostBundle, Means, Proven, certify, measure
+from lipray.certify.frequency.objective import LostBundleError, Means, Proven, certify, measure
 from lipray.certify.frequency.setup import Multipliers, Setup, set_up
 from lipray.certify.frequency.slices import slices, slices_order
 from lipray.certify.frequency.start import closed_start, tied_start
-from lipray.certify.frequency.switch import choose_switch
+from lipray.certify.frequency.working import choose_working
 from lipray.partition.subproblem import Subproblem
+from lipray.partition.switch import choose_switch
 
 INTERIOR_POINT_ORDER = 1200
 """Largest order of one frequency's inequality given to the interior-point method."""
@@ -127,7 +128,7 @@ class _Run:
             return known
         try:
             found, status, used = self._optimise(setup, known, deadline)
-        except LostBundle:
+        except LostBundleError:
             self.status = Status.STALLED
             return known
         self.iterations += used
@@ -159,8 +160,9 @@ class _Run:
         limit = DESCENT_ITERATIONS if settings.iterations is None else settings.iterations
         theta = torch.log(torch.from_numpy(np.concatenate(known.multipliers)))
         reference = known.bound**2
+        working = choose_working(setup, known, self.means)
         found = lbfgs.minimise(
-            lambda point, power: measure(setup, point, power, self.means, reference),
+            lambda point, power: measure(working, point, power, self.means, reference),
             theta,
             iterations=limit,
             tolerance=max(settings.tolerance, DESCENT_TOLERANCE),
@@ -169,7 +171,7 @@ class _Run:
         status = self._status(converged=False, exhausted=found.iterations >= limit, deadline=deadline)
         return tuple(np.split(torch.exp(found.theta).numpy(), ends)), status, found.iterations
 
-    def _status(self, converged: bool, exhausted: bool, deadline: float | None) -> Status:  # noqa: FBT001
+    def _status(self, converged: bool, exhausted: bool, deadline: float | None) -> Status:
         if converged:
             return Status.CONVERGED
         if deadline is not None and time.monotonic() > deadline:

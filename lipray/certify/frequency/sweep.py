@@ -50,13 +50,15 @@ class TorusProblem:
 class Share:
     """What a bundle contributes: ``gram`` (R, R) behind a head with the 2-norm of its rounding error, or ``top``.
 
-    ``top`` is at least the largest eigenvalue of the output map's shape matrices; ``stages`` are the same at the end
-    of every level, so that each is the square of a bound of the map up to there (estimates unless proven).
+    ``top`` is at least the largest eigenvalue of the output map's shape matrices. ``loads`` says how much each group
+    matters: its trace in ``gram``, or its own largest eigenvalue (an estimate). ``stages``: where proven, the largest
+    eigenvalue at the end of every level, the square of a bound of the map up to there.
     """
 
     gram: torch.Tensor | None
     error: float
     top: float
+    loads: torch.Tensor
     stages: tuple[float, ...]
 
 
@@ -102,10 +104,10 @@ def sweep(
     assert shape is not None  # noqa: S101 (there is at least one level)
     counts = torch.tensor([count for _, count in groups], dtype=torch.float64)
     if problem.head is None:
-        top = stages[-1] if stages else float(torch.linalg.eigvalsh(shape)[:, -1].max())
-        return Share(None, 0.0, top, tuple(stages))
-    gram, error = read(problem.head, shape, counts, frequencies[-1], sides[-1])
-    return Share(gram, error, 0.0, tuple(stages))
+        loads = _powers(shape)
+        return Share(None, 0.0, stages[-1] if stages else float(loads.max()), loads, tuple(stages))
+    gram, error, loads = read(problem.head, shape, counts, frequencies[-1], sides[-1])
+    return Share(gram, error, 0.0, loads, tuple(stages))
 
 
 def by_level(problem: TorusProblem, multipliers: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
@@ -178,23 +180,24 @@ def closed_form(problem: TorusProblem, groups: Sequence[tuple[Group, int]]) -> t
 
 def _largest(_: int, shape: torch.Tensor) -> torch.Tensor:
     """λ = 1 / λmax for every channel; 1 for a layer that never moves."""
-    top = _power(shape) * 1.0001
+    top = float(_powers(shape).max()) * 1.0001
     weight = 1.0 / top if top > 1e-280 else 1.0
     return torch.full((shape.shape[-1],), weight, dtype=torch.float64)
 
 
-def _power(shape: torch.Tensor, steps: int = 30) -> float:
-    """Estimate the largest eigenvalue of a batch, from below."""
+def _powers(shape: torch.Tensor, steps: int = 30) -> torch.Tensor:
+    """Estimate the largest eigenvalues of a batch, from below."""
     size = shape.shape[-1]
     if size <= 16:
-        return float(torch.linalg.eigvalsh(shape)[:, -1].max())
+        # Of a matrix that is Hermitian up to rounding the lower half is read.
+        values: torch.Tensor = torch.linalg.eigvalsh(shape)[:, -1]
+        return values
     generator = torch.Generator().manual_seed(0)
-    vector = (
-        torch.randn(1, size, 1, dtype=torch.float64, generator=generator).to(shape.dtype).expand(shape.shape[0], -1, -1)
-    )
+    vector = torch.randn(1, size, 1, dtype=torch.float64, generator=generator).to(shape.dtype)
+    vector = vector.expand(shape.shape[0], -1, -1)
     norm = torch.ones(shape.shape[0], 1, 1, dtype=torch.float64)
     for _ in range(steps):
         vector = shape @ vector
         norm = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
         vector = vector / norm.clamp(min=1e-300)
-    return float(norm.max())
+    return norm[:, 0, 0]
