@@ -146,26 +146,53 @@ def _rows_where(mask: np.ndarray, value: Expression) -> Expression:
 
 
 def _max_pool(layers: list[Layer], node: net.Node, value: Expression, shape: net.Shape) -> Expression:
-    """Separable tree of max(p, q) = q + relu(p - q), one spatial axis after the other."""
+    """Separable tree of max(p, q) = q + relu(p - q), one spatial axis after the other.
+
+    A tap outside the map leaves its partner the maximum, without a neuron: one whose pre-activation is zero but for
+    rounding would cost tightness.
+    """
     op = node.op
     assert isinstance(op, net.MaxPool)  # noqa: S101 (narrows the type)
     current = list(shape)
     for axis in range(len(op.kernel)):
         source, target = current[axis + 1], node.shape[axis + 1]
         reads = lm.pool_candidates(op, axis, source, target)
-        field = [_apply(lm.selection(current, axis, index), None, value) for index in reads]
+        start = np.arange(target) * op.stride[axis] - op.padding[axis][0]
+        before = list(current)
         current[axis + 1] = target
         size = math.prod(current)
+        along = [target if i == axis + 1 else 1 for i in range(len(current))]
+        field = []
+        for tap, index in enumerate(reads):
+            inside = np.broadcast_to((index == start + tap * op.dilation[axis]).reshape(along), current).ravel()
+            field.append((_apply(lm.selection(before, axis, index), None, value), inside))
         turn = 0
         while len(field) > 1:
             winners = []
-            for p, q in zip(field[::2], field[1::2], strict=False):
+            for (p, p_inside), (q, q_inside) in zip(field[::2], field[1::2], strict=False):
                 name = f"{node.name}.max{axis}.{turn}"
-                winners.append(_add([q, _slope(layers, name, _add([p, _scale(-1.0, q)]), size)]))
+                ahead = _rows_where(p_inside & q_inside, _add([p, _scale(-1.0, q)]))
+                winner = _add([_either(q_inside, q, p), _slope(layers, name, ahead, size)])
+                winners.append((winner, p_inside | q_inside))
                 turn += 1
             field = winners + (field[-1:] if len(field) % 2 else [])
-        value = field[0]
+        value = field[0][0]
     return value
+
+
+def _either(mask: np.ndarray, p: Expression, q: Expression) -> Expression:
+    """Rows of p where the mask is true, of q elsewhere; nothing is rounded."""
+    if mask.all():
+        return p
+    result = _rows_where(mask, p)
+    for source, (matrix, error) in _rows_where(~mask, q).items():
+        if source in result:
+            old, old_error = result[source]
+            matrix = sp.csr_array(old + matrix)
+            if old_error is not None:
+                error = old_error if error is None else sp.csr_array(old_error + error)
+        result[source] = (matrix, error)
+    return result
 
 
 def _eye(size: int) -> Matrix:

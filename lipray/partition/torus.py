@@ -18,6 +18,7 @@ outside a map finds zeros there and reads no entry of the map a second time. Thr
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -66,7 +67,7 @@ def torus_cuts(network: Network) -> tuple[int, ...]:
     """Nodes after which the torus may be left: one signal crosses, and all before it are maps the torus can carry."""
     end = 0
     for index, node in enumerate(network.nodes):
-        if not _carried(network, node):
+        if not _carried(node):
             break
         end = index
     return (0, *(k for k in cut_positions(network) if k <= end)) if end else ()
@@ -94,14 +95,14 @@ def lay_out(network: Network, cut: int | None = None) -> Torus:
     elif cut not in cuts:
         raise PlanError("--switch", f"the torus cannot be left after node {cut}", hint=f"It can after {list(cuts)}.")
     totals = _total_strides(network, cut)
-    strides = _chain(network, totals)
+    strides = _chain(totals)
     level = tuple(strides.index(total) for total in totals)
     sides = _sides(network, cut, strides, level)
     widened, masked = _cleaning(network, cut, sides, level)
     return Torus(cut, strides, sides, level, frozenset(widened), frozenset(masked))
 
 
-def _carried(network: Network, node: Node) -> bool:
+def _carried(node: Node) -> bool:
     if len(node.shape) not in (2, 3):
         return False
     match node.op:
@@ -135,9 +136,9 @@ def _total_strides(network: Network, cut: int) -> list[Sides]:
     return totals
 
 
-def _chain(network: Network, totals: list[Sides]) -> tuple[Sides, ...]:
+def _chain(totals: list[Sides]) -> tuple[Sides, ...]:
     chain = sorted(set(totals), key=lambda total: (math.prod(total), total))
-    for finer, coarser in zip(chain, chain[1:], strict=False):
+    for finer, coarser in itertools.pairwise(chain):
         if any(b % a for a, b in zip(finer, coarser, strict=True)):
             raise PlanError(
                 "frequency",

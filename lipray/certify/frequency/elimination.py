@@ -230,7 +230,7 @@ class _Elimination:
         return total if gram is None else total.add_(gram)
 
     def _outputs(self) -> tuple[dict[int, torch.Tensor], torch.Tensor, torch.Tensor]:
-        """The outputs' row of the factor; C M⁻¹ C*, outputs stacked and aliases summed; its diagonals before the sum."""
+        """The outputs' row of the factor; C M⁻¹ C*, outputs stacked and aliases summed; its diagonals before."""
         outputs, sizes = self.level.outputs, self.level.output_sizes
         height = sum(sizes)
         starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
@@ -338,15 +338,10 @@ class _Elimination:
             if r is not None and e is not None:
                 terms_of.append((weight * r, weight * (e + gamma * r), j, place))
         if terms_of:
-            total_r = sum(r.sum(dim=1) for r, _, _, _ in terms_of)
-            total_e = sum(e.sum(dim=1) for _, e, _, _ in terms_of)
-            norm = (
-                2.0
-                * (
-                    sum((r**2).sum(dim=1) for r, _, _, _ in terms_of)
-                    * sum((e**2).sum(dim=1) for _, e, _, _ in terms_of)
-                ).sqrt()
-            )
+            all_r = torch.cat([r for r, _, _, _ in terms_of], dim=1)
+            all_e = torch.cat([e for _, e, _, _ in terms_of], dim=1)
+            total_r, total_e = all_r.sum(dim=1), all_e.sum(dim=1)
+            norm = 2.0 * torch.linalg.vector_norm(all_r, dim=1) * torch.linalg.vector_norm(all_e, dim=1)
             for r, e, j, place in terms_of:
                 rows = torch.minimum(e * total_r[:, None] + r * total_e[:, None], norm[:, None]) * (1.0 + 1e-9)
                 below[j] = below[j].expand(max(below[j].shape[0], rows.shape[0]), -1).clone()

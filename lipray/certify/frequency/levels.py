@@ -2,13 +2,16 @@
 
 A level's input is what the finer level hands over, in parts: one part per map that crosses. Inside a level
 every map is a combination of the parts and of the level's activations, v_j = Σ_k B_jk(ω) u_k, exactly as in
-``lipray.certify.sector`` but with one small matrix per frequency. A strided convolution or pool is
-filtered at full rate on the finer torus, and every branch crosses together, so that the joint shape
-matrix of all that crosses goes from torus to torus:  Q(ω') <- s^-D Σ over the aliases of ω' of Γ(ω).
+``lipray.certify.sector`` but with one small matrix per frequency. A strided convolution or average pool is
+filtered at full rate on the finer torus; what a strided max-pool reads crosses in its s^D phases x[s i + φ], and
+the maxima are taken on the coarser torus (taken at full rate, every entry would be a candidate of windows that
+the stride then drops, which costs a factor of s^(D/2)). All that crosses does so together, so that its joint shape
+matrix goes from torus to torus:  Q(ω') <- s^-D Σ over the aliases of ω' of Γ(ω).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,23 +56,34 @@ class Level:
         return tuple(layer.size for layer in self.layers)
 
 
-def crossings(network: net.Network, torus: Torus) -> tuple[tuple[int, ...], ...]:
-    """Per level, the nodes whose (filtered) maps the level hands on; the cut node for the last.
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A map handed from level to level: a node's, filtered, or for a strided max-pool one phase of what it reads."""
 
-    A node of level m that reads level l < m is filtered at level l and crosses every level from l to m.
+    node: int
+    phase: tuple[int, ...] | None
+    channels: int
+
+
+def crossings(network: net.Network, torus: Torus) -> tuple[tuple[Crossing, ...], ...]:
+    """Per level, what it hands on; the cut node's map for the last.
+
+    A node of level m that reads level l < m crosses every level from l to m.
     """
-    last = len(torus.strides) - 1
-    handed: list[list[int]] = [[] for _ in torus.strides]
+    handed: list[list[Crossing]] = [[] for _ in torus.strides]
     for index, node in enumerate(network.nodes[: torus.cut + 1]):
         if node.inputs and torus.level[node.inputs[0]] < torus.level[index]:
+            phases: list[tuple[int, ...] | None] = [None]
+            if isinstance(node.op, net.MaxPool):
+                phases = list(itertools.product(*(range(step) for step in node.op.stride)))
             for level in range(torus.level[node.inputs[0]], torus.level[index]):
-                handed[level].append(index)
-    handed[last].append(torus.cut)
-    return tuple(tuple(nodes) for nodes in handed)
+                handed[level].extend(Crossing(index, phase, node.shape[0]) for phase in phases)
+    handed[-1].append(Crossing(torus.cut, None, network.nodes[torus.cut].shape[0]))
+    return tuple(tuple(crossing) for crossing in handed)
 
 
 def lower_level(
-    network: net.Network, torus: Torus, handed: tuple[tuple[int, ...], ...], index: int, frequencies: Frequencies
+    network: net.Network, torus: Torus, handed: tuple[tuple[Crossing, ...], ...], index: int, frequencies: Frequencies
 ) -> Level:
     """One level's sector form at a batch of its frequencies.
 
@@ -88,7 +102,7 @@ class _Lowering:
         self,
         network: net.Network,
         torus: Torus,
-        handed: tuple[tuple[int, ...], ...],
+        handed: tuple[tuple[Crossing, ...], ...],
         index: int,
         frequencies: Frequencies,
     ) -> None:
@@ -96,33 +110,46 @@ class _Lowering:
         self.weights: Mapping[str, np.ndarray] = network.weights
         self.frequencies, self.sides = frequencies, torus.sides[index]
         self.count = int(frequencies[0].shape[0])
-        self.entering = handed[index - 1] if index else (0,)
+        self.entering = handed[index - 1] if index else (Crossing(0, None, network.nodes[0].shape[0]),)
         self.leaving = handed[index]
         self.layers: list[Layer] = []
         self.masks: dict[int, Expression] = {}
         self.values: dict[int, Expression] = {}
 
     def run(self) -> Level:
-        parts = tuple(self.network.nodes[i].shape[0] for i in self.entering)
-        arrived = {node: {part: sy.identity(parts[part])} for part, node in enumerate(self.entering)}
-        outputs: dict[int, Expression] = {}
+        parts = tuple(crossing.channels for crossing in self.entering)
+        arrived = {crossing: {part: sy.identity(parts[part])} for part, crossing in enumerate(self.entering)}
         for i, node in enumerate(self.network.nodes[: self.torus.cut + 1]):
-            if self.torus.level[i] == self.index:
-                if i == 0 or (node.inputs and self.torus.level[node.inputs[0]] < self.index):
-                    # A node that crossed is filtered already; what is left to do happens at its own rate.
-                    self.values[i] = self._after_crossing(i, node, arrived[i])
-                else:
-                    self.values[i] = self._node(i, node)
-            elif i in self.leaving:
-                outputs[i] = arrived[i] if i in arrived else self._filter(i, node)
-        if self.index == len(self.torus.strides) - 1:
-            outputs[self.torus.cut] = self.values[self.torus.cut]
-        sizes = tuple(self.network.nodes[i].shape[0] for i in self.leaving)
-        return Level(parts, tuple(self.layers), tuple(outputs[i] for i in self.leaving), sizes, self.count)
+            if self.torus.level[i] != self.index:
+                continue
+            if i and self.torus.level[node.inputs[0]] == self.index:
+                self.values[i] = self._after_crossing(i, node, self._filter(i, node))
+            elif i and isinstance(node.op, net.MaxPool):
+                phases = {c.phase: arrived[c] for c in self.entering if c.node == i and c.phase is not None}
+                self.values[i] = self._maximum(i, node.op, node.shape[0], phases)
+            else:
+                # A node that crossed is filtered already; what is left to do happens at its own rate.
+                self.values[i] = self._after_crossing(i, node, arrived[Crossing(i, None, node.shape[0])])
+        outputs = tuple(arrived[c] if c in arrived else self._leave(c) for c in self.leaving)
+        sizes = tuple(crossing.channels for crossing in self.leaving)
+        return Level(parts, tuple(self.layers), outputs, sizes, self.count)
 
-    def _node(self, index: int, node: net.Node) -> Expression:
-        """A node whose input is on this level."""
-        return self._after_crossing(index, node, self._filter(index, node))
+    def _leave(self, crossing: Crossing) -> Expression:
+        """What is handed on: the cut's map, a filtered map, or one phase of what a max-pool reads."""
+        node = self.network.nodes[crossing.node]
+        if self.torus.level[crossing.node] == self.index:
+            return self.values[crossing.node]
+        if crossing.phase is None:
+            return self._filter(crossing.node, node)
+        value = self._read(crossing.node, node.inputs[0])
+        for axis, offset in enumerate(crossing.phase):
+            value = self._shifted(axis, offset, crossing.channels, value)
+        return value
+
+    def _shifted(self, axis: int, offset: int, channels: int, value: Expression) -> Expression:
+        if offset == 0:
+            return value
+        return self._apply(sy.shift(self.frequencies, self.sides, axis, offset, channels), value)
 
     def _filter(self, index: int, node: net.Node) -> Expression:
         """All of a node but its stride, and but what happens after the stride."""
@@ -134,16 +161,15 @@ class _Lowering:
             case net.AvgPool():
                 return self._average(op, node.shape[0], inputs[0])
             case net.MaxPool():
-                return self._maximum(index, op, node.shape[0], inputs[0])
+                whole = (0,) * len(op.kernel)
+                return self._maximum(index, op, node.shape[0], {whole: inputs[0]})
             case net.ChannelAffine():
                 factors = torch.from_numpy(np.array(self.weights[op.scale], dtype=np.float64))
                 return self._apply(sy.scaling(factors, rounded=True), inputs[0])
             case net.Pad():
                 value = inputs[0]
                 for axis, (before, _) in enumerate(op.padding):
-                    if before:
-                        wave = sy.shift(self.frequencies, self.sides, axis, -before, node.shape[0])
-                        value = self._apply(wave, value)
+                    value = self._shifted(axis, -before, node.shape[0], value)
                 return value
             case net.Activation():
                 return self._activation(index, op, node, inputs[0])
@@ -228,25 +254,34 @@ class _Lowering:
         share = torch.full((channels,), 1.0 / math.prod(taps), dtype=torch.float64)
         return self._apply(sy.scaling(share, rounded=True), result)
 
-    def _maximum(self, index: int, op: net.MaxPool, channels: int, value: Expression) -> Expression:
-        """Separable tree of max(p, q) = q + relu(p - q), one spatial axis after the other."""
+    def _maximum(
+        self, index: int, op: net.MaxPool, channels: int, phases: dict[tuple[int, ...], Expression]
+    ) -> Expression:
+        """Separable tree of max(p, q) = q + relu(p - q) over the phases, one spatial axis after the other."""
         name = self.network.nodes[index].name
-        for axis, taps in enumerate(op.kernel):
-            offsets = [op.dilation[axis] * a - op.padding[axis][0] for a in range(taps)]
-            field = [
-                self._apply(sy.shift(self.frequencies, self.sides, axis, offset, channels), value) for offset in offsets
-            ]
-            turn = 0
-            while len(field) > 1:
-                winners = []
-                for p, q in zip(field[::2], field[1::2], strict=False):
-                    label = f"{name}.max{axis}.{turn}"
-                    winner = self._slope(label, self._sum([p, _scaled(-1.0, q)]), channels)
-                    winners.append(self._sum([q, winner]))
-                    turn += 1
-                field = winners + (field[-1:] if len(field) % 2 else [])
-            value = field[0]
-        return value
+        for axis, (taps, step) in enumerate(zip(op.kernel, op.stride, strict=True)):
+            reduced: dict[tuple[int, ...], Expression] = {}
+            for rest in sorted({phase[1:] for phase in phases}):
+                field = []
+                for tap in range(taps):
+                    # x[s i + offset] is phase (offset mod s) at position i + floor(offset / s).
+                    turn, phase = divmod(op.dilation[axis] * tap - op.padding[axis][0], step)
+                    field.append(self._shifted(axis, turn, channels, phases[phase, *rest]))
+                label = f"{name}.max{axis}" + "".join(f".{offset}" for offset in rest if len(phases) > step)
+                reduced[rest] = self._winner(label, field, channels)
+            phases = reduced
+        return phases[()]
+
+    def _winner(self, label: str, field: list[Expression], channels: int) -> Expression:
+        turn = 0
+        while len(field) > 1:
+            winners = []
+            for p, q in zip(field[::2], field[1::2], strict=False):
+                winner = self._slope(f"{label}.{turn}", self._sum([p, _scaled(-1.0, q)]), channels)
+                winners.append(self._sum([q, winner]))
+                turn += 1
+            field = winners + (field[-1:] if len(field) % 2 else [])
+        return field[0]
 
 
 def _scaled(coefficient: float, value: Expression) -> Expression:

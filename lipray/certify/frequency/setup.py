@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from lipray.certify.elimination import Blocks
 from lipray.certify.frequency.bundle import Bundle
 from lipray.certify.frequency.groups import Group, frequencies_of, half_plane
 from lipray.certify.frequency.head import find_head
-from lipray.certify.frequency.sweep import TorusProblem, level_entries, pose
+from lipray.certify.frequency.sweep import TorusProblem, entering_channels, level_entries, pose
 from lipray.certify.frequency.tail import tail_blocks
 from lipray.model.network import Network
 from lipray.partition.torus import lay_out
@@ -82,17 +83,17 @@ def bundles(setup: Setup, multipliers: Sequence[np.ndarray], kind: str, *, memor
     ends = [round(count * i / min(pieces, count)) for i in range(min(pieces, count) + 1)]
     return [
         Bundle(setup.network, setup.cut, setup.window, setup.groups[a:b], tuple(multipliers), kind)
-        for a, b in zip(ends, ends[1:], strict=False)
+        for a, b in itertools.pairwise(ends)
         if b > a
     ]
 
 
 def group_bytes(problem: TorusProblem, *, keep: bool) -> float:
     """Bytes that one group of frequencies takes on its way through the torus part (an estimate)."""
-    nodes, held = problem.network.nodes, 0.0
+    held = 0.0
     for index, widths in enumerate(problem.widths):
         folded = _folded(problem, index)
-        entering = sum(nodes[i].shape[0] for i in problem.handed[index - 1]) if index else 0
+        entering = entering_channels(problem, index) if index else 0
         held += COMPLEX * folded * entering**2
         if keep:
             blocks = sum(2 * width * max(widths) for width in widths)

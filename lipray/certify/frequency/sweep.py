@@ -15,7 +15,7 @@ import torch
 from lipray.certify.frequency.elimination import eliminate_level
 from lipray.certify.frequency.groups import Group, aliases, frequencies_of
 from lipray.certify.frequency.head import Head, read
-from lipray.certify.frequency.levels import crossings, lower_level
+from lipray.certify.frequency.levels import Crossing, crossings, lower_level
 from lipray.certify.frequency.symbols import Frequencies
 from lipray.certify.spectral import largest_eigenvalues_bound
 from lipray.model.network import Network
@@ -35,7 +35,7 @@ class TorusProblem:
 
     network: Network
     torus: Torus
-    handed: tuple[tuple[int, ...], ...]
+    handed: tuple[tuple[Crossing, ...], ...]
     names: tuple[tuple[str, ...], ...]
     widths: tuple[tuple[int, ...], ...]
     head: Head | None
@@ -149,12 +149,19 @@ def chunk(problem: TorusProblem, index: int, folded: int) -> int:
 
 
 def level_entries(problem: TorusProblem, index: int) -> float:
-    """Complex entries that one frequency takes while a level is worked on: its maps, the factor's front, the outputs."""
-    nodes, widths = problem.network.nodes, problem.widths[index]
-    entering = sum(nodes[i].shape[0] for i in (problem.handed[index - 1] if index else (0,)))
-    leaving = sum(nodes[i].shape[0] for i in problem.handed[index])
+    """Complex entries one frequency takes while a level is worked on: its maps, the factor's front, the outputs."""
+    widths = problem.widths[index]
+    entering = entering_channels(problem, index)
+    leaving = sum(crossing.channels for crossing in problem.handed[index])
     largest = max([*widths, entering])
     return sum(width * largest for width in widths) + 6.0 * largest**2 + 2.0 * leaving * largest + leaving**2
+
+
+def entering_channels(problem: TorusProblem, index: int) -> int:
+    """Channels of all parts that enter a level."""
+    if index == 0:
+        return problem.network.nodes[0].shape[0]
+    return sum(crossing.channels for crossing in problem.handed[index - 1])
 
 
 def closed_form(problem: TorusProblem, groups: Sequence[tuple[Group, int]]) -> tuple[torch.Tensor, ...]:

@@ -8,6 +8,7 @@ frequency at once, so that they are computed once, on real numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,10 +96,7 @@ def convolution(op: Conv, weight: np.ndarray, frequencies: Frequencies, sides: t
         offsets = [op.dilation[axis] * a - op.padding[axis][0] for a in range(count)]
         table = torch.stack([turns(frequencies[axis], sides[axis], offset) for offset in offsets], dim=1)
         waves = (waves[:, :, None] * table[:, None, :]).reshape(waves.shape[0], -1)
-    if flat.shape[1] == 1:
-        values = waves * flat[:, 0]
-    else:
-        values = waves @ flat.T.to(torch.complex128)
+    values = waves * flat[:, 0] if flat.shape[1] == 1 else waves @ flat.T.to(torch.complex128)
     absolute = flat.abs().sum(dim=1) * (1.0 + 2.0 * (flat.shape[1] + 16) * UNIT)
     # Products with waves off by a few units each, then a sum of as many terms as taps.
     error = absolute * (4.0 * (flat.shape[1] + 12) * UNIT)
@@ -196,7 +194,9 @@ def _opened(symbol: Symbol, count: int) -> Symbol:
     return Symbol(symbol.dense(count), torch.diag(symbol.magnitude), error)
 
 
-def _products(outer: Symbol, inner: Symbol, times) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
+def _products(
+    outer: Symbol, inner: Symbol, times: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> list[torch.Tensor]:
     parts = []
     if outer.error is not None:
         parts.append(times(outer.error, inner.magnitude if inner.error is None else inner.magnitude + inner.error))
