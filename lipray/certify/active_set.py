@@ -35,7 +35,7 @@ START_Z, START_X = 3.0, 30.0
 
 Of (100, 100), (10, 10), (3, 3), (3, 30), (5, 1) on trained and random chains, this needed the fewest iterations."""
 
-MATRICES = 20
+MATRICES = 22
 """Matrices of the inequality's order held for one active slice at the peak of an iteration."""
 
 LEAVING = 1e-3
