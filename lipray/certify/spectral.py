@@ -68,8 +68,8 @@ def largest_eigenvalues_bound(grams: torch.Tensor, known: float = 0.0) -> float:
         return max(known, float(grams[:, 0, 0].real.max()))
     if not bool(torch.isfinite(grams.real).all() and torch.isfinite(grams.imag if grams.is_complex() else grams).all()):
         return math.inf
-    generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(1, n, 1, dtype=torch.float64, generator=generator).to(grams.dtype)
+    generator = torch.Generator("cpu").manual_seed(0)
+    vector = torch.randn(1, n, 1, dtype=torch.float64, generator=generator, device="cpu").to(grams)
     vector = vector.expand(grams.shape[0], -1, -1)
     for _ in range(24):
         vector = grams @ vector
@@ -80,8 +80,8 @@ def largest_eigenvalues_bound(grams: torch.Tensor, known: float = 0.0) -> float:
     if top == 0.0:
         return float(grams.abs().sum(dim=-1).max())
     rounding = 4.0 * (n + 2) * UNIT
-    eye = torch.eye(n, dtype=grams.dtype)
-    left = torch.arange(grams.shape[0])
+    eye = torch.eye(n, dtype=grams.dtype, device=grams.device)
+    left = torch.arange(grams.shape[0], device=grams.device)
     t = top * (1.0 + 16.0 * rounding * n)
     while left.numel():
         lowered = t - rounding * 2.0 * n * t - 8.0 * UNIT * t
@@ -129,8 +129,8 @@ def _estimate(matrix: torch.Tensor) -> float:
     n = matrix.shape[0]
     if n <= EXACT_BELOW:
         return float(torch.linalg.eigvalsh(matrix)[-1])
-    generator = torch.Generator().manual_seed(0)
-    q = torch.randn(n, dtype=torch.float64, generator=generator).to(matrix.dtype)
+    generator = torch.Generator("cpu").manual_seed(0)
+    q = torch.randn(n, dtype=torch.float64, generator=generator, device="cpu").to(matrix)
     steps = min(n, LANCZOS_STEPS)
     basis = torch.zeros(n, steps, dtype=matrix.dtype)
     alphas: list[float] = []

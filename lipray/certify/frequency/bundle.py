@@ -19,7 +19,7 @@ from lipray.certify.frequency.groups import Group, aliases, frequencies_of
 from lipray.certify.frequency.head import find_head, pull_back, read
 from lipray.certify.frequency.levels import Level, lower_level
 from lipray.certify.frequency.sweep import TorusProblem, by_level, pose, sweep
-from lipray.certify.frequency.symbols import Frequencies
+from lipray.certify.frequency.symbols import Frequencies, on_device
 from lipray.model.network import Network
 from lipray.partition.torus import lay_out
 
@@ -76,16 +76,21 @@ def in_place(bundles: Sequence[Bundle]) -> list[BundleResult | None]:
 
 
 def perform_bundle(bundle: Bundle) -> BundleResult:
-    """Do the work of one bundle."""
+    """Do the work of one bundle, on its device."""
+    with torch.device(bundle.device):
+        return _perform(bundle)
+
+
+def _perform(bundle: Bundle) -> BundleResult:
     if bundle.kind == "gradient":
         return _with_gradient(bundle)
-    problem = _problem(bundle.network, bundle.cut, bundle.window)
-    multipliers = [torch.from_numpy(np.asarray(lam, dtype=np.float64)) for lam in bundle.multipliers]
+    problem = _problem(bundle)
+    multipliers = [on_device(lam) for lam in bundle.multipliers]
     share = sweep(problem, bundle.groups, multipliers, proof=bundle.kind == "bound")
     if share is None:
         return BundleResult(feasible=False)
-    gram = None if share.gram is None else share.gram.numpy()
-    return BundleResult(True, gram, share.error, share.top, loads=share.loads.numpy(), stages=share.stages)
+    gram = None if share.gram is None else share.gram.cpu().numpy()
+    return BundleResult(True, gram, share.error, share.top, loads=share.loads.cpu().numpy(), stages=share.stages)
 
 
 class _ById:
@@ -103,12 +108,12 @@ class _ById:
         return isinstance(other, _ById) and other.network is self.network
 
 
-def _problem(network: Network, cut: int, window: bool) -> TorusProblem:
-    return _posed(_ById(network), cut, window)
+def _problem(bundle: Bundle) -> TorusProblem:
+    return _posed(_ById(bundle.network), bundle.cut, bundle.window, bundle.device)
 
 
 @lru_cache(maxsize=4)
-def _posed(key: _ById, cut: int, window: bool) -> TorusProblem:
+def _posed(key: _ById, cut: int, window: bool, device: str) -> TorusProblem:  # noqa: ARG001, FBT001 (a cache key)
     torus = lay_out(key.network, cut)
     return pose(key.network, torus, find_head(key.network, torus, window=window))
 
@@ -135,8 +140,8 @@ class Forward:
 
 def forward(bundle: Bundle) -> Forward | None:
     """Carry a bundle through the torus part; ``None`` where infeasible."""
-    problem = _problem(bundle.network, bundle.cut, bundle.window)
-    multipliers = [torch.from_numpy(np.asarray(lam, dtype=np.float64)) for lam in bundle.multipliers]
+    problem = _problem(bundle)
+    multipliers = [on_device(lam) for lam in bundle.multipliers]
     sides = problem.torus.sides
     per_level = by_level(problem, multipliers)
     frequencies = frequencies_of([group for group, _ in bundle.groups], sides)
@@ -178,8 +183,8 @@ def _with_gradient(bundle: Bundle) -> BundleResult:
         return BundleResult(feasible=False)
     if carried.problem.head is not None:
         assert bundle.directions is not None  # noqa: S101 (the caller's part)
-        gradient = backward(carried, torch.from_numpy(bundle.directions))
-        return BundleResult(True, carried.gram().numpy(), gradient=gradient.numpy())
+        gradient = backward(carried, on_device(bundle.directions))
+        return BundleResult(True, carried.gram().cpu().numpy(), gradient=gradient.cpu().numpy())
     values, vectors = torch.linalg.eigh(carried.shape)
     relative = (values / bundle.reference).clamp(min=0.0)
     weights = bundle.power * relative ** (bundle.power - 1.0) / bundle.reference
@@ -187,4 +192,6 @@ def _with_gradient(bundle: Bundle) -> BundleResult:
     columns = max(1, int(strong.sum(dim=1).max()))
     directions = vectors[:, :, -columns:] * weights[:, None, -columns:].sqrt()
     total = float((relative**bundle.power).sum())
-    return BundleResult(True, top=float(values.max()), total=total, gradient=_backward(carried, directions).numpy())
+    return BundleResult(
+        True, top=float(values.max()), total=total, gradient=_backward(carried, directions).cpu().numpy()
+    )

@@ -14,11 +14,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from lipray.certify import linear_maps as lm
-from lipray.certify.frequency.symbols import Frequencies, turns
+from lipray.certify.frequency.symbols import Frequencies, on_device, turns
 from lipray.certify.linear_maps import UNIT
 from lipray.model import network as net
 from lipray.partition.torus import Torus
@@ -71,10 +70,10 @@ def find_head(network: net.Network, torus: Torus, *, window: bool) -> Head | Non
         op = node.op
         if isinstance(op, net.AvgPool | net.AdaptiveAvgPool) and end == follower - 1:
             one = (1, *network.nodes[end].shape[1:]), (1, *node.shape[1:])
-            matrix = torch.from_numpy(lm.operation_matrix(op, network.weights, *one).toarray())
+            matrix = on_device(lm.operation_matrix(op, network.weights, *one).toarray())
             pool = matrix if pool is None else matrix @ pool
         elif isinstance(op, net.Dense) and len(node.shape) == 1 and len(network.nodes[end].shape) == 1:
-            weight = torch.from_numpy(np.asarray(network.weights[op.weight], dtype=np.float64))
+            weight = on_device(network.weights[op.weight])
             places = math.prod(extents) if pool is None else pool.shape[0]
             if weight.shape[0] < shape[0] * places:
                 return Head(follower, shape[0], extents, pool, weight)

@@ -164,7 +164,7 @@ class _Lowering:
                 whole = (0,) * len(op.kernel)
                 return self._maximum(index, op, node.shape[0], {whole: inputs[0]})
             case net.ChannelAffine():
-                factors = torch.from_numpy(np.array(self.weights[op.scale], dtype=np.float64))
+                factors = sy.on_device(self.weights[op.scale])
                 return self._apply(sy.scaling(factors, rounded=True), inputs[0])
             case net.Pad():
                 value = inputs[0]
@@ -289,7 +289,7 @@ def _scaled(coefficient: float, value: Expression) -> Expression:
 
 
 def _factors(values: np.ndarray) -> Symbol:
-    return sy.scaling(torch.from_numpy(values), rounded=False)
+    return sy.scaling(sy.on_device(values), rounded=False)
 
 
 def _per_channel(bounds: tuple[float, ...], channels: int) -> np.ndarray:

@@ -69,12 +69,14 @@ class _Run:
         self.deadline = None if settings.time_limit is None else self.start + settings.time_limit
         self.best: Proven | None = None
         self.figures: dict[str, float] = {}
+        self.labels: tuple[str, ...] = ()
         self.status, self.iterations = Status.CLOSED_FORM, 0
 
     def solve(self) -> bool:
         """Go through the set-ups; whether anything was proven."""
         network, settings = self.problem.network, self.settings
         plain = set_up(network)
+        self.labels = level_labels(plain)
         switch = choose_switch(network, settings, self.problem.method)
         closed = closed_start(plain, self.means)
         if closed is None:
@@ -101,6 +103,7 @@ class _Run:
             self.figures,
             self.iterations,
             time.monotonic() - self.start,
+            stages=tuple(zip(self.labels, self.best.stages, strict=False)),
         )
 
     def _hybrid(self, plain: Setup, answer: Proven, cut: int) -> None:
@@ -196,3 +199,14 @@ def certify_blend(setup: Setup, found: Sequence[np.ndarray], base: Sequence[np.n
         if proven is not None:
             return proven
     return None
+
+
+def level_labels(setup: Setup) -> tuple[str, ...]:
+    """A name for each level: its torus' sides, and its first and last node."""
+    torus, nodes = setup.problem.torus, setup.network.nodes
+    labels = []
+    for index, sides in enumerate(torus.sides):
+        names = [nodes[i].name for i in range(torus.cut + 1) if torus.level[i] == index]
+        span = names[0] if len(names) == 1 else f"{names[0]}..{names[-1]}"
+        labels.append(f"{span} on {'x'.join(map(str, sides))}")
+    return tuple(labels)

@@ -65,6 +65,11 @@ def scaling(factors: torch.Tensor, *, rounded: bool) -> Symbol:
     )
 
 
+def on_device(array: np.ndarray) -> torch.Tensor:
+    """The array in float64, on the device that new tensors are made on."""
+    return torch.from_numpy(np.array(array, dtype=np.float64)).to(torch.get_default_device())
+
+
 def turns(index: torch.Tensor, side: int, offset: int) -> torch.Tensor:
     """e^{iω offset} at ω = 2π index / side; exact multiples of a quarter turn are exact."""
     # Whole turns are removed in integers, so that the argument stays below 2π.
@@ -87,7 +92,7 @@ def shift(frequencies: Frequencies, sides: tuple[int, ...], axis: int, offset: i
 
 def convolution(op: Conv, weight: np.ndarray, frequencies: Frequencies, sides: tuple[int, ...]) -> Symbol:
     """A(ω) of a convolution at stride 1; ``weight`` is (out, in / groups, k...)."""
-    stored = torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float64))
+    stored = on_device(weight)
     outputs, per_group = stored.shape[:2]
     taps = stored.shape[2:]
     flat = stored.reshape(outputs * per_group, -1)
