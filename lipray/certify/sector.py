@@ -185,13 +185,13 @@ def _either(mask: np.ndarray, p: Expression, q: Expression) -> Expression:
     if mask.all():
         return p
     result = _rows_where(mask, p)
-    for source, (matrix, error) in _rows_where(~mask, q).items():
-        if source in result:
-            old, old_error = result[source]
-            matrix = sp.csr_array(old + matrix)
-            if old_error is not None:
-                error = old_error if error is None else sp.csr_array(old_error + error)
-        result[source] = (matrix, error)
+    for source, other in _rows_where(~mask, q).items():
+        if source not in result:
+            result[source] = other
+            continue
+        errors = [error for _, error in (result[source], other) if error is not None]
+        joined = sp.csr_array(sum(errors[1:], errors[0])) if errors else None
+        result[source] = (sp.csr_array(result[source][0] + other[0]), joined)
     return result
 
 

@@ -113,7 +113,7 @@ def _problem(bundle: Bundle) -> TorusProblem:
 
 
 @lru_cache(maxsize=4)
-def _posed(key: _ById, cut: int, window: bool, device: str) -> TorusProblem:  # noqa: ARG001, FBT001 (a cache key)
+def _posed(key: _ById, cut: int, window: bool, device: str) -> TorusProblem:  # noqa: ARG001 (a cache key)
     torus = lay_out(key.network, cut)
     return pose(key.network, torus, find_head(key.network, torus, window=window))
 

@@ -127,6 +127,8 @@ class _Elimination:
         row, gram, diagonal = self._outputs()
         if lowering is not None:
             self._inflate(gram, diagonal, lowering[-1])
+        if self.phased:
+            gram = self._in_phases(gram)
         gram = (gram + gram.mH) / (2.0 * self.folded)
         rows = (*(row if row is not None else {} for row in self.rows), row) if self.keep else ()
         return LevelFactor(gram, tuple(self.lams), tuple(self.scales), rows)
@@ -250,7 +252,8 @@ class _Elimination:
             solved = self._solve(row, part, k)
             if solved is not None:
                 row[k] = solved
-        gram = torch.zeros(self.count // self.folded, height, height, dtype=torch.complex128)
+        folded = 1 if self.phased else self.folded
+        gram = torch.zeros(self.count // folded, height, height, dtype=torch.complex128)
         diagonal = torch.zeros(self.count, height, dtype=torch.float64)
         for place, product in zip(places, shaped, strict=True):
             if product is None:
@@ -260,15 +263,41 @@ class _Elimination:
                     block = self._times_reads(product, reads)
                     if place == other:
                         diagonal[:, place] += block.diagonal(dim1=-2, dim2=-1).real
-                    block = block.expand(self.count, -1, -1)
-                    gram[:, place, other] += _over_aliases(block, self.folded)
+                    gram[:, place, other] += _over_aliases(block.expand(self.count, -1, -1), folded)
         if row:
             wide = _wide(list(row.values()))
-            diagonal += torch.linalg.vector_norm(wide, dim=-1).square()
+            if self.proof:
+                diagonal += torch.linalg.vector_norm(wide, dim=-1).square()
             # Aliases side by side in one wide matrix: the product sums over them.
-            wide = wide.reshape(-1, self.folded, *wide.shape[1:]).transpose(1, 2).flatten(2)
+            wide = wide.reshape(-1, folded, *wide.shape[1:]).transpose(1, 2).flatten(2)
             gram += wide @ wide.mH
         return row, gram, diagonal
+
+    @property
+    def phased(self) -> bool:
+        """Whether an output is handed on in phases, so that aliases cannot be summed before these are formed."""
+        return any(wave is not None for wave in self.level.waves)
+
+    def _in_phases(self, gram: torch.Tensor) -> torch.Tensor:
+        """Σ over aliases of (e e*) ∘ Γ: the joint shape matrix of all outputs in all their phases."""
+        sizes = self.level.output_sizes
+        starts = [0, *itertools.accumulate(sizes)]
+        places = [slice(a, b) for a, b in itertools.pairwise(starts)]
+        ones = torch.ones(self.count, 1, dtype=torch.complex128)
+        waves = [ones if wave is None else wave for wave in self.level.waves]
+        total = sum(size * wave.shape[1] for size, wave in zip(sizes, waves, strict=True))
+        result = torch.zeros(self.count // self.folded, total, total, dtype=torch.complex128)
+        ends = [0, *itertools.accumulate(size * wave.shape[1] for size, wave in zip(sizes, waves, strict=True))]
+        for a, left in enumerate(waves):
+            for b, right in enumerate(waves):
+                block = gram[:, places[a], places[b]].reshape(-1, self.folded, sizes[a] * sizes[b])
+                turns = left[:, :, None] * right[:, None, :].conj()
+                turns = turns.reshape(-1, self.folded, left.shape[1] * right.shape[1])
+                summed = turns.mT @ block
+                summed = summed.reshape(-1, left.shape[1], right.shape[1], sizes[a], sizes[b]).transpose(2, 3)
+                summed = summed.reshape(-1, left.shape[1] * sizes[a], right.shape[1] * sizes[b])
+                result[:, ends[a] : ends[a + 1], ends[b] : ends[b + 1]] = summed
+        return result
 
     def _output_entry(self, reads: Expression, product: torch.Tensor | None, k: int) -> torch.Tensor | None:
         part: torch.Tensor | None = None
@@ -392,9 +421,14 @@ class _Elimination:
     def _inflate(self, gram: torch.Tensor, diagonal: torch.Tensor, share: torch.Tensor) -> None:
         """Raise the outputs' shape matrix by its share of the rounding, and by that of the sum over aliases."""
         size = torch.maximum(diagonal, self.least**2) * (1.0 + 8.0 * UNIT)
-        # |error_ab| of the sum is at most γ sqrt(Q_aa Q_bb), which is below γ m diag(Q) as a matrix.
-        gamma = 4.0 * (self.folded + 4) * UNIT * gram.shape[-1]
-        raised = _over_aliases(share * size + gamma * size, self.folded) + 1e-300
+        # |error_ab| of the sum, and of the waves of phases, is at most γ sqrt(Q_aa Q_bb) per alias, which is below
+        # γ m diag(Q) as a matrix.
+        channels = sum(
+            n * (1 if wave is None else wave.shape[1])
+            for n, wave in zip(self.level.output_sizes, self.level.waves, strict=True)
+        )
+        gamma = 4.0 * (self.folded + 40) * UNIT * channels
+        raised = _over_aliases(share * size + gamma * size, 1 if self.phased else self.folded) + 1e-300
         gram.diagonal(dim1=-2, dim2=-1).add_(raised * (1.0 + 1e-9))
 
 

@@ -32,7 +32,7 @@ def pull_back_level(
     parts = len(level.parts)
     starts = [sum(level.parts[:i]) for i in range(parts + 1)]
     # Q' = 1/S Σ Γ: every alias gets the same weight, over S.
-    D = directions.repeat_interleave(folded, dim=0) * folded**-0.5
+    D = _out_of_phases(level, directions.repeat_interleave(folded, dim=0) * folded**-0.5)
     depth = len(level.layers)
     rows, scales, lams = factor.rows, factor.scales, factor.multipliers
     y: list[torch.Tensor] = [torch.empty(0)] * depth
@@ -66,6 +66,19 @@ def pull_back_level(
                 read = read + _apply(symbol, y[source - parts])
         gradients.append(-2.0 * (y[j] * (y[j] - read).conj()).real.sum(dim=(0, 2)))
     return gradients, h
+
+
+def _out_of_phases(level: Level, directions: torch.Tensor) -> torch.Tensor:
+    """Weights on the outputs themselves from those on their phases: Σ_φ e^{-iω·φ} D_φ."""
+    start, result = 0, []
+    for size, wave in zip(level.output_sizes, level.waves, strict=True):
+        phases = 1 if wave is None else wave.shape[1]
+        part = directions[:, start : start + phases * size]
+        start += phases * size
+        if wave is not None:
+            part = (part.reshape(part.shape[0], phases, size, -1) * wave.conj()[:, :, None, None]).sum(dim=1)
+        result.append(part)
+    return torch.cat(result, dim=1)
 
 
 def _apply(symbol: Symbol, values: torch.Tensor) -> torch.Tensor:

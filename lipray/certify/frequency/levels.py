@@ -41,13 +41,15 @@ class Layer:
 class Level:
     """A level in sector form at ``count`` frequencies, and what it hands on.
 
-    Sources 0 .. P - 1 are the input's parts, P + j is layer j.
+    Sources 0 .. P - 1 are the input's parts, P + j is layer j. ``waves[i]`` (F, phases) has e^{iω·φ} for an output that
+    is handed on in its phases x[s i + φ], one part each; it is ``None`` for one handed on as it is.
     """
 
     parts: tuple[int, ...]
     layers: tuple[Layer, ...]
     outputs: tuple[Expression, ...]
     output_sizes: tuple[int, ...]
+    waves: tuple[torch.Tensor | None, ...]
     count: int
 
     @property
@@ -130,21 +132,35 @@ class _Lowering:
             else:
                 # A node that crossed is filtered already; what is left to do happens at its own rate.
                 self.values[i] = self._after_crossing(i, node, arrived[Crossing(i, None, node.shape[0])])
-        outputs = tuple(arrived[c] if c in arrived else self._leave(c) for c in self.leaving)
-        sizes = tuple(crossing.channels for crossing in self.leaving)
-        return Level(parts, tuple(self.layers), outputs, sizes, self.count)
+        outputs: list[Expression] = []
+        sizes: list[int] = []
+        waves: list[torch.Tensor | None] = []
+        for key, group in itertools.groupby(self.leaving, lambda c: (c.node, c.phase is not None and c not in arrived)):
+            crossings = list(group)
+            phased = key[1]
+            if phased:
+                outputs.append(self._read(key[0], self.network.nodes[key[0]].inputs[0]))
+                waves.append(torch.stack([self._wave(crossing) for crossing in crossings], dim=1))
+                sizes.append(crossings[0].channels)
+                continue
+            for crossing in crossings:
+                outputs.append(arrived[crossing] if crossing in arrived else self._leave(crossing.node))
+                waves.append(None)
+                sizes.append(crossing.channels)
+        return Level(parts, tuple(self.layers), tuple(outputs), tuple(sizes), tuple(waves), self.count)
 
-    def _leave(self, crossing: Crossing) -> Expression:
-        """What is handed on: the cut's map, a filtered map, or one phase of what a max-pool reads."""
-        node = self.network.nodes[crossing.node]
-        if self.torus.level[crossing.node] == self.index:
-            return self.values[crossing.node]
-        if crossing.phase is None:
-            return self._filter(crossing.node, node)
-        value = self._read(crossing.node, node.inputs[0])
-        for axis, offset in enumerate(crossing.phase):
-            value = self._shifted(axis, offset, crossing.channels, value)
-        return value
+    def _leave(self, index: int) -> Expression:
+        """What is handed on: the cut's map, or a filtered map."""
+        if self.torus.level[index] == self.index:
+            return self.values[index]
+        return self._filter(index, self.network.nodes[index])
+
+    def _wave(self, crossing: Crossing) -> torch.Tensor:
+        """e^{iω·φ} of a phase, (F,)."""
+        wave = torch.ones(self.count, dtype=torch.complex128)
+        for axis, offset in enumerate(crossing.phase or ()):
+            wave = wave * sy.turns(self.frequencies[axis], self.sides[axis], offset)
+        return wave
 
     def _shifted(self, axis: int, offset: int, channels: int, value: Expression) -> Expression:
         if offset == 0:
