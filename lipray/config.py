@@ -17,6 +17,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt,
 from lipray.errors import ConfigError, LiprayError, UsageError
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_NUMBER = r"\d+(?:\.\d+)?"
+_DURATION = re.compile(rf"({_NUMBER})|(?:({_NUMBER})d)?(?:({_NUMBER})h)?(?:({_NUMBER})m(?:in)?)?(?:({_NUMBER})s)?")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 
 
@@ -33,6 +35,28 @@ def parse_size(value: object) -> object:
     if match is None or unit is None:
         raise ValueError(f"{value!r} is not a size; write it like 8GiB, 500MB or 1073741824")
     return int(float(match[1]) * unit)
+
+
+def parse_duration(value: object) -> object:
+    """Seconds from a number or text with units, such as ``"10m"``, ``"8h"``, ``"1h30m"`` or ``"90s"``.
+
+    Raises:
+        ValueError: the text is no duration.
+    """
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.fullmatch(value.strip().lower())
+    if match is None or not any(match.groups()):
+        raise ValueError(f"{value!r} is not a duration; write it like 90s, 10m, 8h or 1h30m")
+    plain, *parts = match.groups()
+    if plain is not None:
+        return float(plain)
+    return sum(float(part) * unit for part, unit in zip(parts, (86400, 3600, 60, 1), strict=True) if part)
+
+
+def parse_name(value: object) -> object:
+    """A node's name; a number in a YAML file is one too, and so is its ``null`` spelled out."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def parse_integers(value: object) -> object:
@@ -69,16 +93,23 @@ def parse_pairs(value: object) -> object:
 
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+NodeName = Annotated[str, BeforeValidator(parse_name), Field(min_length=1)]
 Shape = Annotated[tuple[PositiveInt, ...], BeforeValidator(parse_integers), Field(min_length=1, max_length=3)]
 Rows = Annotated[tuple[int, ...], BeforeValidator(parse_integers), Field(min_length=1)]
 Pairs = Annotated[tuple[tuple[int, int], ...], BeforeValidator(parse_pairs), Field(min_length=1)]
 
 
+_OFF_TORI = ("ellipsoid", "sdp", "product")
+
+
 class EstimateConfig(BaseModel):
     """All options of an estimate, with their defaults; unknown keys are errors.
 
-    ``memory`` is in bytes and takes units; ``time_limit`` is in seconds per sub-problem. ``threads`` is the
-    number of threads of one sub-problem: ``None`` means one on Ray and all cores in the serial executor.
+    ``memory`` is in bytes and takes units; ``budget`` is wall-clock seconds of the whole estimate and ``time_limit``
+    seconds per sub-problem, both with units. ``threads`` is the number of threads of one sub-problem:
+    ``None`` means one on Ray and all cores in the serial executor. ``switch`` is the node after which the torus is
+    left, or "none"; ``chain`` keeps blocks on tori together, ``None`` does so unless ``block_depth`` is given.
     ``partition_factor`` ``None`` lets the planner search, ``lower_starts`` ``None`` chooses from the cost of one
     evaluation, 0 leaves the lower bound out.
     """
@@ -87,16 +118,20 @@ class EstimateConfig(BaseModel):
 
     input_shape: Shape | None = None
     weights: Path | None = None
-    method: Literal["ellipsoid", "sdp", "product"] = "ellipsoid"
+    method: Literal["auto", "ellipsoid", "frequency", "hybrid", "sdp", "product"] = "auto"
     partition_factor: int | None = Field(default=None, ge=1)
     block_depth: int | None = Field(default=None, ge=1)
+    chain: bool | None = None
+    switch: NodeName | None = None
     iterations: int | None = Field(default=None, ge=0)
     tolerance: float = Field(default=1e-6, gt=0, lt=1)
-    time_limit: float | None = Field(default=None, gt=0)
+    budget: Duration | None = None
+    time_limit: Duration | None = None
     memory: Size = 8 * 2**30
     output_rows: Rows | None = None
     pairs: Pairs | None = None
     composition: Literal["overlap", "sum"] = "overlap"
+    device: Literal["cpu", "cuda"] = "cpu"
     executor: Literal["ray", "serial"] = "ray"
     address: str | None = None
     workers: int | None = Field(default=None, ge=1)
@@ -112,6 +147,20 @@ class EstimateConfig(BaseModel):
             raise ValueError("output_rows and pairs exclude each other: choose one")
         if self.address is not None and self.executor == "serial":
             raise ValueError("an address needs the executor ray")
+        return self
+
+    @model_validator(mode="after")
+    def _on_tori(self) -> EstimateConfig:
+        if self.method in _OFF_TORI:
+            for name, given in (("switch", self.switch is not None), ("device cuda", self.device == "cuda")):
+                if given:
+                    raise ValueError(f"{name} needs a method on tori (auto, frequency, hybrid), not {self.method}")
+            if self.chain:
+                raise ValueError(f"chain needs a method on tori (auto, frequency, hybrid), not {self.method}")
+        if self.method == "frequency" and self.switch not in (None, "none"):
+            raise ValueError("the method frequency stays on the torus: a switch needs the method hybrid")
+        if self.chain is False and self.block_depth is None:
+            raise ValueError("no chain means blocks of their own: give their block_depth too")
         return self
 
 
@@ -136,7 +185,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(str(path), "must hold key: value lines", hint="For example: method: ellipsoid")
+        raise ConfigError(str(path), "must hold key: value lines", hint="For example: method: hybrid")
     for key in ("weights", "data", "out"):
         if isinstance(values.get(key), str):
             values[key] = path.parent / values[key]

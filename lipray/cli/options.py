@@ -31,13 +31,27 @@ _WORK = (
     click.option(
         "--method",
         metavar="NAME",
-        help="ellipsoid (default), sdp (the reference, slow), or product (instant).",
+        help="auto (default: chosen per block), ellipsoid, hybrid or frequency (on tori), sdp (the reference, slow), "
+        "or product (instant).",
     ),
     click.option("--partition-factor", type=int, metavar="P", help="Tiles per axis of a block's output map."),
     click.option("--block-depth", type=int, metavar="D", help="Activation layers per block."),
+    click.option(
+        "--chain/--no-chain",
+        default=None,
+        help="On tori: hand shape matrices from block to block (tighter), or solve the blocks of --block-depth apart.",
+    ),
+    click.option(
+        "--switch", metavar="LAYER", help="Leave the torus after this layer, one multiplier per neuron on; or none."
+    ),
     click.option("--iterations", type=int, metavar="N", help="Optimiser iterations; 0 is the closed form."),
     click.option("--tolerance", type=float, metavar="REL", help="Relative gap at which the optimiser stops."),
-    click.option("--time-limit", type=float, metavar="SECONDS", help="Per sub-problem; the best so far is used."),
+    click.option(
+        "--budget",
+        metavar="TIME",
+        help="Wall-clock time of the whole estimate, such as 90s, 10m or 8h; a bound at its end.",
+    ),
+    click.option("--time-limit", metavar="TIME", help="Per sub-problem; the best so far is used."),
     click.option("--memory", metavar="SIZE", help="Memory one sub-problem may use, such as 8GiB (default)."),
     click.option("--output-rows", metavar="I,J", help="Bound these output rows only."),
     click.option(
@@ -50,6 +64,7 @@ _WORK = (
 
 _RUN = (
     click.option("--composition", metavar="NAME", help="Of tiles: overlap (default) or sum."),
+    click.option("--device", metavar="NAME", help="cpu (default) or cuda: where frequencies are worked on."),
     click.option("--executor", metavar="NAME", help="ray (default) or serial, in this process."),
     click.option("--address", metavar="ADDRESS", help="Ray cluster: auto, or HOST:PORT. Default: an embedded Ray."),
     click.option("--workers", "--num-cpus", "workers", type=int, metavar="N", help="CPUs of the embedded Ray."),

@@ -18,10 +18,12 @@ from rich.progress import (
 )
 
 from lipray.report.numbers import lower_text, seconds_text, upper_text
-from lipray.run.events import Event, Listener, PlanReady, TaskDone, ignore
+from lipray.run.events import Event, Listener, PlanReady, RoundDone, TaskDone, UpperBoundImproved, ignore
 
 EVERY = 5.0
 """Seconds between plain lines."""
+BEAT = 60.0
+"""Seconds between plain lines about the rounds of one problem."""
 
 
 @contextmanager
@@ -46,7 +48,7 @@ def show_progress(*, quiet: bool) -> Iterator[Listener]:
         yield _Bar(bar)
 
 
-def bracket_text(event: TaskDone) -> str:
+def bracket_text(event: TaskDone | UpperBoundImproved | RoundDone) -> str:
     """The bracket as it stands."""
     upper = "?" if event.upper is None else upper_text(event.upper)
     return f"[{lower_text(event.lower)}, {upper}]"
@@ -69,6 +71,11 @@ class _Bar:
             self._bar.update(self._task, description=done, completed=event.share, bracket=f"\\{bracket_text(event)}")
             if event.failure is not None:
                 self._bar.console.print(f"failed: {event.label}: {event.failure}", markup=False, style="yellow")
+        elif isinstance(event, RoundDone):
+            done = f"{event.label}: round {event.rounds} on {self._place}"
+            self._bar.update(self._task, description=done, completed=event.share, bracket=f"\\{bracket_text(event)}")
+        elif isinstance(event, UpperBoundImproved):
+            self._bar.update(self._task, bracket=f"\\{bracket_text(event)}")
 
 
 @dataclass(slots=True)
@@ -78,6 +85,7 @@ class _Lines:
     console: Console
     start: float = field(default_factory=time.monotonic)
     last: float = 0.0
+    beat: float = field(default_factory=time.monotonic)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, PlanReady):
@@ -93,6 +101,12 @@ class _Lines:
                 left = elapsed / event.share * (1 - event.share) if event.share > 0.02 else None
                 eta = "" if left is None or event.done == event.tasks else f", about {seconds_text(left)} left"
                 self._line(f"{event.done}/{event.tasks} tasks, bound {bracket_text(event)}{eta}")
+        elif isinstance(event, UpperBoundImproved):
+            self._line(f"{event.label}: bound {bracket_text(event)} by {event.way}")
+        elif isinstance(event, RoundDone) and time.monotonic() - self.beat >= BEAT:
+            self.beat = time.monotonic()
+            limit = "" if event.limit is None else f" of at most {seconds_text(event.limit)}"
+            self._line(f"{event.label}: {event.rounds} rounds in {seconds_text(event.seconds)}{limit}")
 
     def _line(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from lipray.compose.depth import depth_bound, depth_figures
 from lipray.compose.space import overlap_bound, sum_bound
 from lipray.errors import SolveError, UsageError
 from lipray.model.network import Softmax
+from lipray.partition.choice import AUTO
 from lipray.partition.plan import Block, Plan
 from lipray.partition.worklist import Worklist, worklist
 
@@ -76,11 +77,16 @@ def compose(
     return Bound(
         upper=depth_bound(blocks),
         lower=0.0,
-        method=plan.method,
+        method=_method(plan),
         blocks=blocks,
         certificate={key: known[key] for key in sorted(known)},
         figures=depth_figures(blocks),
     )
+
+
+def _method(plan: Plan) -> str:
+    """The method asked for, or those that the planner chose, in the order of the blocks."""
+    return plan.method if plan.method != AUTO else " + ".join(dict.fromkeys(block.method for block in plan.blocks))
 
 
 def _block(

@@ -14,6 +14,11 @@ from lipray.partition.switch import STAY, choose_switch, find_switch
 from lipray.partition.torus import lay_out
 from lipray.partition.torus_cost import ROUNDS, torus_cost
 
+FEWEST_SECONDS, MOST_SECONDS = 120.0, 3600.0
+"""Seconds an optimiser on tori gets at least and at most where nothing is said."""
+MULTIPLE = 4.0
+"""What it gets between them, in closed forms."""
+
 AUTO = "auto"
 """The method that leaves the choice to the planner."""
 
@@ -37,12 +42,20 @@ class Choice:
     @property
     def seconds(self) -> float:
         """Seconds on one core, the optimiser with its own limit (an estimate)."""
-        torus, limit = self.torus, self.settings.time_limit
+        torus = self.torus
         if torus is None:
             return 0.0
+        limit = default_limit(self.settings, torus.closed_form_seconds)
         rounds = ROUNDS if self.settings.iterations is None else self.settings.iterations
-        improving = rounds * torus.round_seconds
-        return torus.closed_form_seconds + (improving if limit is None else min(improving, limit))
+        whole = torus.closed_form_seconds + rounds * torus.round_seconds
+        return whole if limit is None else min(whole, max(limit, torus.closed_form_seconds))
+
+
+def default_limit(settings: Settings, closed_form_seconds: float) -> float | None:
+    """Time limit of a problem on tori outside a budget: the one given, none where iterations are, or by the rule."""
+    if settings.time_limit is not None or settings.iterations is not None:
+        return settings.time_limit
+    return min(MOST_SECONDS, max(FEWEST_SECONDS, MULTIPLE * closed_form_seconds))
 
 
 def choose(block: Network, method: str, settings: Settings) -> Choice:

@@ -54,8 +54,10 @@ NORM_WORK = 10
 """Operations of one proven norm, in units of rows times columns times the smaller of them."""
 NORM_MATRICES = 3
 """Square matrices kept while the norm of one dense layer is proven."""
-SPECTRUM_COPIES = 2
+SPECTRUM_COPIES = 4
 """Copies of a convolution's frequency responses kept while its norm is bounded."""
+SPECTRUM_ENTRIES = 2**24
+"""Entries of those responses that are worked on at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,8 @@ def _product(network: Network) -> tuple[float, float]:
             if isinstance(node.op, Conv):
                 positions = math.prod(source.shape[1:])
                 channels = source.shape[0] * node.shape[0]
-                layer = min(layer, float(SPECTRUM_COPIES * COMPLEX * channels * positions))
+                entries = max(min(channels * positions, SPECTRUM_ENTRIES), channels)
+                layer = min(layer, float(SPECTRUM_COPIES * COMPLEX * entries))
                 work = min(work, float(channels) * min(source.shape[0], node.shape[0]) * positions)
             else:
                 # An average pool acts on each channel alone, so one channel's matrix is enough.

@@ -10,13 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from lipray.report.numbers import bytes_text, lower_text, seconds_text, shape_text, upper_text
-from lipray.run.plan_record import PlanRecord
+from lipray.run.plan_record import PlannedBlock, PlanRecord
 from lipray.run.records import BlockRecord, ResultRecord
 
 _SHOWN_FAILURES = 10
 _LONG = 10.0
 """Seconds from which on it is worth telling how to use more threads."""
-_TITLES = {"liplt": "LipLT", "eclipse_fast": "ECLipsE-Fast"}
+_TITLES = {"liplt": "LipLT", "eclipse_fast": "ECLipsE-Fast", "closed_form": "closed form"}
 """How the literature writes what the records call by a key."""
 
 
@@ -24,6 +24,7 @@ def result_table(result: ResultRecord, folder: Path | None = None) -> Renderable
     """The bracket, what each block adds, other valid bounds, and whatever did not go as planned."""
     parts: list[RenderableType] = [_bracket(result)]
     parts.append(_blocks(result))
+    parts.extend(_stages(block) for block in result.blocks if len(block.stages) > 1)
     figures = _figures(result)
     if figures is not None:
         parts.append(figures)
@@ -62,12 +63,45 @@ def plan_table(plan: PlanRecord) -> RenderableType:
         f"{seconds_text(plan.seconds)} in one task",
         f"{shape_text(plan.model.input_shape)} → {shape_text(plan.model.output_shape)}",
     )
-    notes = [Text(f"note: {note}") for note in plan.model.notes]
+    notes = [*_methods(plan), *(Text(f"note: {note}") for note in plan.model.notes)]
     if any(not block.tiles for block in plan.blocks):
         notes.append(
             Text("product only: the block fits no sub-problem within --memory; raise it or lower --block-depth.")
         )
     return Group(table, *notes)
+
+
+def _methods(plan: PlanRecord) -> list[Text]:
+    """Which method each block gets and why, and where those on tori lie; blocks that are alike share a line."""
+    lines = []
+    for (method, reason), blocks in _alike(plan.blocks).items():
+        names = blocks[0].label if len(blocks) == 1 else f"{len(blocks)} blocks, first {blocks[0].label}"
+        lines.append(Text(f"{names}: {method}, {reason}" if reason else f"{names}: {method}"))
+    for block in plan.blocks:
+        torus = block.torus
+        if torus is None:
+            continue
+        sides = " → ".join(shape_text(sides) for sides in torus.sides)
+        leave = f"left after {torus.switch} for the dense window" if torus.switch else "kept until the maps end"
+        lines.append(Text(f"{block.label}: tori {sides}, {leave}"))
+        dense = f", the dense part {bytes_text(torus.tail_memory)}" if torus.tail_memory else ""
+        lines.append(
+            Text(
+                f"    {torus.groups} groups of frequencies of {bytes_text(torus.group_memory)} each{dense}; "
+                f"on one core {seconds_text(torus.closed_form_seconds)} for the closed form and "
+                f"{seconds_text(torus.round_seconds)} per step of the optimiser"
+            )
+        )
+    return lines
+
+
+def _alike(blocks: tuple[PlannedBlock, ...]) -> dict[tuple[str, str], list[PlannedBlock]]:
+    """Blocks by method and reason, in order."""
+    groups: dict[tuple[str, str], list[PlannedBlock]] = {}
+    for block in blocks:
+        if block.method:
+            groups.setdefault((block.method, block.reason), []).append(block)
+    return groups
 
 
 def _bracket(result: ResultRecord) -> RenderableType:
@@ -99,10 +133,24 @@ def _blocks(result: ResultRecord) -> RenderableType:
             str(block.subproblems),
             str(block.distinct),
             upper_text(block.upper),
-            block.source,
+            _TITLES.get(block.source, block.source),
             *(upper_text(others[name]) if name in others else "" for name in alternatives),
             f"{seconds_text(block.seconds)} {block.share:.0%}",
         )
+    return table
+
+
+def _stages(block: BlockRecord) -> RenderableType:
+    """How a block's bound grows with depth: bounds of its map up to some of its layers."""
+    table = Table(title=f"Within {block.label}, from its input on", title_justify="left")
+    table.add_column("after", overflow="fold")
+    table.add_column("bound", justify="right")
+    table.add_column("factor", justify="right")
+    before: float | None = 1.0
+    for stage in block.stages:
+        factor = "" if not before or stage.upper is None else f"{stage.upper / before:.3g}"
+        table.add_row(stage.after, upper_text(stage.upper), factor)
+        before = stage.upper
     return table
 
 

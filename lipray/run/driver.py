@@ -5,26 +5,31 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-import numpy as np
 
 from lipray.certify.certificate import Certificate, Status
 from lipray.compose.bound import Bound
 from lipray.compose.compose import compose
 from lipray.config import EstimateConfig
-from lipray.errors import SolveError, UsageError
-from lipray.model.network import Network, Shape
-from lipray.partition.cost import estimate_cost
-from lipray.partition.plan import Block, Plan
+from lipray.errors import SolveError
+from lipray.model.network import Network
+from lipray.partition.plan import Plan, TorusWork
 from lipray.partition.planner import plan_network
-from lipray.partition.subproblem import Settings
-from lipray.partition.worklist import FALLBACK_METHOD, Worklist, worklist
-from lipray.run.events import Listener, LowerBoundImproved, PlanReady, TaskDone, ignore
+from lipray.partition.subproblem import Settings, Subproblem
+from lipray.partition.worklist import Worklist, worklist
+from lipray.run.budget import Clock, affordable, torus_limit
+from lipray.run.events import (
+    Listener,
+    LowerBoundImproved,
+    PlanReady,
+    RoundDone,
+    TaskDone,
+    UpperBoundImproved,
+    ignore,
+)
 from lipray.run.executor import Done, Executor, Failure, Outcome, Task
-from lipray.run.lower_bound import Ascent, Witness, best, multiply_adds, plan_ascents, task_width
-
-LOWER_GROUP = "lower bound"
+from lipray.run.lower_bound import Ascent, Witness, best
+from lipray.run.rounds import coordinate
+from lipray.run.tasks import schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,9 @@ def make_plan(network: Network, config: EstimateConfig) -> Plan:
         tolerance=config.tolerance,
         time_limit=config.time_limit,
         memory=config.memory,
+        switch=config.switch,
+        chain=config.chain is not False,
+        device=config.device,
     )
     return plan_network(
         network,
@@ -56,52 +64,8 @@ def make_plan(network: Network, config: EstimateConfig) -> Plan:
         settings=settings,
         partition_factor=config.partition_factor,
         block_depth=config.block_depth,
+        hand_over=config.chain is True,
     )
-
-
-def read_data(path: Path, shape: Shape) -> np.ndarray:
-    """Points to start the lower bound from: a float64 array (N, *shape).
-
-    Raises:
-        UsageError: the file is missing, is no plain ``.npy`` array, or has another shape or values not finite.
-    """
-    try:
-        data = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as fault:
-        why = fault.strerror if isinstance(fault, OSError) and fault.strerror else "it is not a plain .npy array"
-        raise UsageError("--data", f"{path} cannot be read: {why}", hint="Save it by numpy.save.") from None
-    if not isinstance(data, np.ndarray) or data.dtype.kind not in "fiub":
-        raise UsageError("--data", f"{path} holds no array of numbers", hint="Save one array by numpy.save.")
-    if data.shape[1:] != shape or len(data) == 0:
-        raise UsageError(
-            "--data",
-            f"{path} has shape {data.shape}, and the network takes (N, {', '.join(map(str, shape))})",
-            hint="The first axis counts the points.",
-        )
-    if not np.isfinite(data).all():
-        raise UsageError("--data", f"{path} holds NaN or infinity", hint="Leave such points out.")
-    return data.astype(np.float64)
-
-
-def make_tasks(network: Network, plan: Plan, work: Worklist, config: EstimateConfig) -> tuple[Task, ...]:
-    """All tasks in the order to start them: the blocks' product bounds, then the rest, longest first."""
-    blocks = {key: block for block, key in reversed(list(zip(plan.blocks, work.products, strict=True)))}
-    tiles = {work.tiles[tile.key]: (block, tile) for block in reversed(plan.blocks) for tile in reversed(block.tiles)}
-    products: list[Task] = []
-    solves: list[Task] = []
-    for key, problem in work.by_key.items():
-        if key in blocks:
-            cost = estimate_cost(problem.network, FALLBACK_METHOD, problem.settings)
-            group = blocks[key].label
-            products.append(Task(key, problem.label, group, problem, cost.memory_bytes, cost.seconds))
-        else:
-            block, tile = tiles[key]
-            solves.append(Task(key, problem.label, block.label, problem, tile.memory, tile.seconds))
-    data = read_data(config.data, network.input_shape) if config.data is not None else None
-    ascents = plan_ascents(network, starts=config.lower_starts, seed=config.seed, data=data)
-    rest = [*solves, *(_ascent_task(ascent) for ascent in ascents)]
-    rest.sort(key=lambda task: (-task.seconds, task.label))
-    return (*products, *rest)
 
 
 def estimate_network(
@@ -110,7 +74,9 @@ def estimate_network(
     """Bound the network's l2 Lipschitz constant from above and below.
 
     Every block's product bound is computed first; from then on there is a valid upper bound, which each
-    finished sub-problem can only lower. What fails is replaced by its block's product bound and listed.
+    finished sub-problem can only lower. What fails is replaced by its block's product bound and listed. Large problems
+    on tori come last and one after the other, because all workers share the rounds of each. A budget
+    limits the time of every part by estimate, and what its end cuts short has the best bound so far.
 
     Args:
         network: the whole network, its output rows already selected.
@@ -127,17 +93,47 @@ def estimate_network(
         SolveError: a block has no bound at all, or the bounds contradict each other, which is a defect.
         ClusterError: the executor lost the place where its tasks run.
     """
-    start = time.perf_counter()
+    clock = Clock.begin(config.budget)
     plan = make_plan(network, config)
     work = worklist(plan)
-    tasks = make_tasks(network, plan, work, config)
-    executor.check(tasks)
-    notify(PlanReady(plan, len(tasks), sum(not isinstance(task.work, Ascent) for task in tasks), executor.description))
-    state = _Progress(plan, work, config.composition, tasks, notify)
-    for outcome in executor.run(tasks):
+    planned = schedule(network, plan, work, config, clock, executor.width(config.device))
+    executor.check(planned.everything)
+    problems = sum(not isinstance(task.work, Ascent) for task in planned.everything)
+    notify(PlanReady(plan, len(planned.everything), problems, executor.description))
+    state = _Progress(plan, work, config.composition, planned.everything, notify)
+    for outcome in executor.run(planned.tasks):
         state.add(outcome)
-    bound = state.finish(time.perf_counter() - start)
+    for number, (task, torus) in enumerate(planned.coordinated):
+        following = sum(item.seconds for item, _ in planned.coordinated[number:])
+        state.add(_coordinate(task, torus, executor, clock, task.seconds / following, state))
+    bound = state.finish(time.monotonic() - clock.start)
     return RunOutcome(bound, plan, work, tuple(state.failures), state.seconds)
+
+
+def _coordinate(
+    task: Task, torus: TorusWork, executor: Executor, clock: Clock, share: float, state: _Progress
+) -> Outcome:
+    """One large problem on tori within its share of what is left of the budget."""
+    assert isinstance(task.work, Subproblem)  # noqa: S101 (narrows the type)
+    width = min(executor.width(task.device), torus.groups)
+    left = clock.left
+    if not affordable(torus, width, left):
+        why = (
+            f"its closed form is expected to take {torus.closed_form_seconds / width:.0f} s, "
+            f"and {left:.0f} s of the budget were left; the product bound stands in its place"
+        )
+        return Failure(task, "BudgetSpent", why, 0)
+    limit = torus_limit(torus, task.work.settings, width, left, share)
+    outcome, lost = coordinate(
+        task,
+        torus,
+        executor,
+        time_limit=limit,
+        report=lambda bound, way: state.improve(task, bound, way),
+        heartbeat=lambda rounds, seconds: state.beat(task, rounds, seconds, limit),
+    )
+    state.failures.extend(lost)
+    return outcome
 
 
 class _Progress:
@@ -152,6 +148,7 @@ class _Progress:
         self._spent = 0.0
         self._certificates: dict[str, Certificate] = {}
         self._witnesses: dict[str, Witness] = {}
+        self._running: dict[str, Certificate] = {}
         self._lower = 0.0
         self._upper: float | None = None
         self._quiet_until = 0.0
@@ -182,15 +179,33 @@ class _Progress:
             )
         )
 
+    def improve(self, task: Task, bound: float, way: str) -> None:
+        """Take in a certified bound of a problem that is still worked on."""
+        assert isinstance(task.work, Subproblem)  # noqa: S101 (narrows the type)
+        known = self._running.get(task.key)
+        if known is None or bound < known.bound:
+            self._running[task.key] = Certificate(task.key, task.work.method, bound, Status.STALLED)
+        self._refresh(force=True)
+        self._notify(UpperBoundImproved(task.label, way, self._upper, self._lower))
+
+    def beat(self, task: Task, rounds: int, seconds: float, limit: float | None) -> None:
+        """Tell the listener that a coordinated problem goes on."""
+        part = min(1.0, seconds / (limit or max(task.seconds, seconds, 1.0)))
+        share = min(1.0, (self._spent + part * task.seconds) / self._expected)
+        self._notify(RoundDone(task.label, rounds, seconds, limit, share, self._upper, self._lower))
+
     def _take(self, outcome: Done) -> None:
         task, value = outcome.task, outcome.value
         self.seconds[task.key] = outcome.seconds
+        self._running.pop(task.key, None)
         if isinstance(value, Witness):
             self._witnesses[task.key] = value
             if value.quotient > self._lower:
                 self._lower = value.quotient
                 self._notify(LowerBoundImproved(value.quotient, task.label))
-        else:
+        elif isinstance(value, Certificate):
+            # Where a budget set the time limit, the plan's key is the problem's, not that of its limit.
+            value = replace(value, key=task.key)
             self._certificates[task.key] = value
             if value.status is Status.FALLBACK:
                 self.failures.append(Failure(task, Status.FALLBACK.name, value.status.advice))
@@ -207,7 +222,8 @@ class _Progress:
             self._quiet_until = start + 20 * took
 
     def _compose(self) -> Bound:
-        return compose(self._plan, self._certificates, composition=self._composition, work=self._work)
+        known = self._running | self._certificates
+        return compose(self._plan, known, composition=self._composition, work=self._work)
 
     def finish(self, seconds: float) -> Bound:
         """The bound of the whole run."""
@@ -227,20 +243,3 @@ class _Progress:
             )
         pair = None if witness is None or lower == 0.0 else (witness.x, witness.y)
         return replace(bound, lower=lower, witness=pair, seconds=seconds)
-
-
-def _ascent_task(ascent: Ascent) -> Task:
-    network = ascent.network
-    values = sum(node.size for node in network.nodes)
-    memory = 8 * (12 * min(ascent.starts, task_width(network)) * values + sum(a.size for a in network.weights.values()))
-    seconds = 14 * ascent.starts * ascent.steps * multiply_adds(network) / 4e9
-    return Task(ascent.label, ascent.label, LOWER_GROUP, ascent, memory, seconds)
-
-
-def block_of(plan: Plan, work: Worklist) -> dict[str, Block]:
-    """The first block that each sub-problem belongs to, by the sub-problem's key."""
-    owners: dict[str, Block] = {}
-    for block, product in zip(plan.blocks, work.products, strict=True):
-        for key in (product, *(work.tiles[tile.key] for tile in block.tiles)):
-            owners.setdefault(key, block)
-    return owners

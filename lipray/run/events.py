@@ -45,7 +45,36 @@ class LowerBoundImproved:
     label: str
 
 
-Event = PlanReady | TaskDone | LowerBoundImproved
+@dataclass(frozen=True, slots=True)
+class UpperBoundImproved:
+    """A problem that is still worked on has a better certified bound; ``upper`` and ``lower`` are the whole network's.
+
+    ``way`` is how the problem's bound was reached.
+    """
+
+    label: str
+    way: str
+    upper: float | None
+    lower: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoundDone:
+    """A round of a coordinated problem ended, the ``rounds``-th, ``seconds`` after its first began.
+
+    ``share`` and the bracket are as in ``TaskDone``; ``limit`` is the problem's time limit in seconds, if it has one.
+    """
+
+    label: str
+    rounds: int
+    seconds: float
+    limit: float | None
+    share: float
+    upper: float | None
+    lower: float
+
+
+Event = PlanReady | TaskDone | LowerBoundImproved | UpperBoundImproved | RoundDone
 Listener = Callable[[Event], None]
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from lipray.certify.certificate import Certificate
 from lipray.errors import LiprayError, SolveError
-from lipray.partition.subproblem import Subproblem
+from lipray.partition.subproblem import TORUS_METHODS, Subproblem
 from lipray.run.lower_bound import Ascent, Witness
 
-Work = Subproblem | Ascent
-Value = Certificate | Witness
+if TYPE_CHECKING:
+    from lipray.certify.certificate import Certificate
+    from lipray.certify.frequency.bundle import Bundle, BundleResult
+
+    Work = Subproblem | Ascent | Bundle
+    Value = Certificate | Witness | BundleResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class Task:
     """One piece of work: an idempotent, deterministic computation on values.
 
     ``key`` is unique in a run. Tasks of one ``group`` share most of their arrays. ``memory`` (bytes) and
-    ``seconds`` are estimates.
+    ``seconds`` are estimates. The work is a sub-problem, a search for a lower bound, or a bundle of frequencies.
     """
 
     key: str
@@ -30,6 +33,13 @@ class Task:
     work: Work
     memory: int
     seconds: float
+
+    @property
+    def device(self) -> str:
+        """Torch's name of the device the work needs."""
+        if isinstance(self.work, Subproblem):
+            return self.work.settings.device if self.work.method in TORUS_METHODS else "cpu"
+        return "cpu" if isinstance(self.work, Ascent) else self.work.device
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +82,21 @@ class Executor(Protocol):
             InfeasibleResourcesError: a task needs more memory than there is anywhere.
         """
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
+    def width(self, device: str) -> int:
+        """How many tasks on a device run at one time."""
+
+    def run(self, tasks: Sequence[Task], *, keep: bool = False) -> Iterator[Outcome]:
         """One outcome per task, in the order of completion; the first tasks are started first.
+
+        With ``keep`` the arrays of the tasks' groups stay where tasks run, for further calls with the same
+        arrays (compared by identity), until ``release``.
 
         Raises:
             ClusterError: the place where tasks run is lost.
         """
+
+    def release(self) -> None:
+        """Let go of the arrays that were kept."""
 
     def close(self) -> None:
         """Release what the executor holds; calling it twice is harmless."""
@@ -89,9 +108,13 @@ def perform(work: Work) -> Value:
         from lipray.run.lower_bound import ascend
 
         return ascend(work)
-    from lipray.certify.solve import solve
+    if isinstance(work, Subproblem):
+        from lipray.certify.solve import solve
 
-    return solve(work)
+        return solve(work)
+    from lipray.certify.frequency.bundle import perform_bundle
+
+    return perform_bundle(work)
 
 
 def attempt(task: Task) -> Outcome:

@@ -29,6 +29,8 @@ UNIT = 2.0**-53
 THOROUGH = 50
 """Steps from which on a network is cheap enough to refine thoroughly."""
 _WORK = 1.5e10  # multiply-adds an automatic search may cost: some seconds on one core
+_RATE = 4e9  # multiply-adds per second of one core
+_PASSES = 14  # evaluations, gradients counted, per step of one start
 _BATCH_BYTES = 2**30
 _TINY = 1e-300
 
@@ -73,19 +75,34 @@ def multiply_adds(network: Network) -> int:
 
 
 def plan_ascents(
-    network: Network, *, starts: int | None, seed: int, data: np.ndarray | None = None, label: str = "lower"
+    network: Network,
+    *,
+    starts: int | None,
+    seed: int,
+    data: np.ndarray | None = None,
+    label: str = "lower",
+    seconds: float | None = None,
 ) -> tuple[Ascent, ...]:
     """Bundles of starts; ``starts`` ``None`` chooses from the cost of one evaluation, 0 asks for none.
+
+    ``seconds`` is what all of them may take on one core, by estimate: long budgets search more, and where not even
+    one step from one start fits, nothing is sought unless ``starts`` asks for it.
 
     With ``data`` (N, *input_shape), every second start is a data point, spread evenly over the N.
     The bundles depend on nothing but the arguments, so a run repeats exactly, however it is executed.
     """
     cost = max(multiply_adds(network), 1)
+    work, fewest = _WORK, (2, 6)
+    if seconds is not None:
+        affordable = seconds * _RATE / (_PASSES * cost)  # steps of one start
+        if starts is None and affordable < 1.0:
+            return ()
+        work, fewest = min(10 * _WORK, 6 * cost * affordable), (1, 1)
     if starts is None:
-        starts = int(np.clip(_WORK / (120 * 6 * cost), 2, 64))
+        starts = int(np.clip(work / (120 * 6 * cost), fewest[0], 64))
     if starts == 0:
         return ()
-    steps = int(np.clip(_WORK / (max(starts, 1) * 6 * cost), 6, 200))
+    steps = int(np.clip(work / (max(starts, 1) * 6 * cost), fewest[1], 200))
     width = task_width(network)
     bundles = []
     for first in range(0, starts, width):
@@ -97,6 +114,11 @@ def plan_ascents(
             points = np.ascontiguousarray(data[order], dtype=np.float64)
         bundles.append(Ascent(f"{label}/{first // width}", network, first, count, steps, seed, points))
     return tuple(bundles)
+
+
+def ascent_seconds(ascent: Ascent) -> float:
+    """Seconds that a bundle of starts takes on one core (an estimate)."""
+    return _PASSES * ascent.starts * ascent.steps * multiply_adds(ascent.network) / _RATE
 
 
 def task_width(network: Network) -> int:

@@ -15,27 +15,44 @@ SMALL = 0.1
 """Seconds below which a task is too short to travel alone: a trip costs about a millisecond."""
 BATCH_SECONDS = 0.3
 BATCH_LENGTH = 64
+KNOWN_NETWORKS = 2
+"""Networks a worker keeps put together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A task on its way: its network carries only the arrays that its block's other tasks do not share."""
+    """A task on its way: its network carries only the arrays that its block's other tasks do not share.
+
+    ``token`` names the whole network where many tasks have the same one: a worker that has met it puts it together
+    only once, and what is derived from it stays derived.
+    """
 
     task: Task
     arrays: tuple[str, ...]
+    token: str | None = None
 
 
-def pack(task: Task, shared: Mapping[str, np.ndarray]) -> Parcel:
-    """Leave out the arrays that travel once for the whole group; an array of the same name but other content stays."""
+def pack(task: Task, shared: Mapping[str, np.ndarray], token: str | None = None) -> Parcel:
+    """Leave out the arrays that travel once for the whole group; an array of the same name but other content stays.
+
+    ``token`` is unique to the task's network, nodes and arrays, if given.
+    """
     network = task.work.network
     keys = array_keys(network)
     own = {key: network.weights[key] for key in keys if shared.get(key) is not network.weights[key]}
-    return Parcel(_with_network(task, Network(network.nodes, own)), tuple(key for key in keys if key not in own))
+    return Parcel(_with_network(task, Network(network.nodes, own)), tuple(key for key in keys if key not in own), token)
 
 
-def unpack(parcel: Parcel, shared: Mapping[str, np.ndarray]) -> Task:
-    """The task with its network whole again."""
+def unpack(parcel: Parcel, shared: Mapping[str, np.ndarray], known: dict[str, Network] | None = None) -> Task:
+    """The task with its network whole again; ``known`` networks by token are used, and extended."""
     network = parcel.task.work.network
+    if known is not None and parcel.token is not None:
+        if parcel.token not in known:
+            while len(known) >= KNOWN_NETWORKS:
+                del known[next(iter(known))]
+            weights = {**network.weights, **{key: shared[key] for key in parcel.arrays}}
+            known[parcel.token] = Network(network.nodes, weights)
+        return _with_network(parcel.task, known[parcel.token])
     weights = {**network.weights, **{key: shared[key] for key in parcel.arrays}}
     return _with_network(parcel.task, Network(network.nodes, weights))
 

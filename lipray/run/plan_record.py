@@ -6,13 +6,28 @@ from typing import Literal
 
 from lipray.model.network import Activation, Conv, Dense, Network
 from lipray.partition.cost import estimate_cost
-from lipray.partition.plan import Block, Plan
+from lipray.partition.plan import Block, Plan, TorusWork
 from lipray.partition.worklist import worklist
 from lipray.run.records import ModelRecord, Record
 
 
+class TorusRecord(Record):
+    """A block on tori: ``sides`` per level, where they are left, and estimates in bytes and seconds of one core."""
+
+    sides: tuple[tuple[int, ...], ...]
+    switch: str | None
+    groups: int
+    group_memory: int
+    tail_memory: int
+    round_seconds: float
+    closed_form_seconds: float
+
+
 class PlannedBlock(Record):
-    """One block: ``memory`` (bytes) of its largest sub-problem and ``seconds`` of all, both estimates."""
+    """One block: ``memory`` (bytes) of its largest sub-problem and ``seconds`` of all, both estimates.
+
+    ``reason`` says why ``method`` is the block's; ``torus`` is there for the methods on tori.
+    """
 
     label: str
     layers: int
@@ -23,6 +38,9 @@ class PlannedBlock(Record):
     distinct: int
     memory: int
     seconds: float
+    method: str = ""
+    reason: str = ""
+    torus: TorusRecord | None = None
 
 
 class PlanRecord(Record):
@@ -68,6 +86,21 @@ def _block(plan: Plan, block: Block) -> PlannedBlock:
         distinct=len(block.distinct),
         memory=max([product.memory_bytes, *(tile.memory for tile in block.tiles)]),
         seconds=sum(tile.seconds for tile in block.distinct) or product.seconds,
+        method=block.method,
+        reason=block.reason,
+        torus=None if block.torus is None else _torus(block.torus),
+    )
+
+
+def _torus(torus: TorusWork) -> TorusRecord:
+    return TorusRecord(
+        sides=torus.sides,
+        switch=torus.switch,
+        groups=torus.groups,
+        group_memory=torus.group_memory,
+        tail_memory=torus.tail_memory,
+        round_seconds=torus.round_seconds,
+        closed_form_seconds=torus.closed_form_seconds,
     )
 
 

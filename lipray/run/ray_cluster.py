@@ -70,8 +70,8 @@ class Cluster:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def connect(address: str | None, *, workers: int | None, threads: int) -> Cluster:
-    """Start an embedded Ray, or connect to the cluster at ``address``.
+def connect(address: str | None, *, workers: int | None, threads: int, gpus: int = 0) -> Cluster:
+    """Start an embedded Ray, which is told of ``gpus`` GPUs, or connect to the cluster at ``address``.
 
     If this process is connected to Ray already and no address is given, that connection is used and left open.
 
@@ -83,11 +83,11 @@ def connect(address: str | None, *, workers: int | None, threads: int) -> Cluste
         ray = sys.modules.get("ray")
         if ray is not None and ray.is_initialized():
             return Cluster("this process", embedded=False, owned=False)
-        return _embed(workers, threads)
+        return _embed(workers, threads, gpus)
     return _join(address, threads)
 
 
-def _embed(workers: int | None, threads: int) -> Cluster:
+def _embed(workers: int | None, threads: int, gpus: int) -> Cluster:
     """Start Ray for this process alone."""
     # Workers inherit the thread variables; a runtime environment would start each of them anew.
     environment = _set(_OPTIONS | _early_options() | dict.fromkeys(THREAD_VARIABLES, str(threads)))
@@ -102,7 +102,7 @@ def _embed(workers: int | None, threads: int) -> Cluster:
             ray.init(
                 address="local",  # not the cluster that RAY_ADDRESS may name
                 num_cpus=workers,
-                num_gpus=0,
+                num_gpus=gpus,
                 include_dashboard=False,
                 object_store_memory=max(100 * 2**20, min(2 * 2**30, machine_memory() // 10)),
                 log_to_driver=False,

@@ -5,18 +5,24 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+import uuid
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import ray
 import ray.exceptions
 
 from lipray.errors import ClusterError, InfeasibleResourcesError, PlanError
-from lipray.run.executor import Done, Failure, Outcome, Task, Value, attempt
+from lipray.model.network import Network
+from lipray.run.executor import Done, Failure, Outcome, Task, attempt
 from lipray.run.parcels import Parcel, batches, pack, share, unpack
 from lipray.run.ray_cluster import Cluster
+
+if TYPE_CHECKING:
+    from lipray.run.executor import Value
 
 WORKER_MEMORY = 300 * 2**20
 """Bytes a worker takes before it solves anything, reserved with the task's own where there is room."""
@@ -44,7 +50,11 @@ def solve_parcels(shared: Mapping[str, np.ndarray], parcels: tuple[Parcel, ...],
         import torch
 
         torch.set_num_threads(threads)
-    return [_reply(unpack(parcel, shared)) for parcel in parcels]
+    return [_reply(unpack(parcel, shared, _known)) for parcel in parcels]
+
+
+_known: dict[str, Network] = {}
+"""Networks this worker has put together; they only save time, so that a task still depends on its arguments alone."""
 
 
 def _reply(task: Task) -> Reply:
@@ -62,6 +72,7 @@ class RayExecutor:
     def __init__(self, cluster: Cluster, *, threads: int = 1) -> None:
         self._cluster = cluster
         self._threads = threads
+        self._kept: dict[str, _Kept] = {}
 
     @property
     def description(self) -> str:
@@ -86,18 +97,33 @@ class RayExecutor:
                 f"{self._threads} threads per sub-problem were asked for, and the largest node has {cpus} CPUs",
                 hint=f"Give --threads {cpus} or fewer." if cpus else "Add worker nodes to the cluster.",
             )
+        gpus = max((node.get("GPU", 0) for node in nodes), default=0)
+        if gpus < 1 and any(task.device != "cpu" for task in tasks):
+            raise PlanError(
+                "--device",
+                "cuda was asked for, and no node of the cluster offers a GPU",
+                hint="Add nodes with GPUs (ray start --num-gpus), or leave the option out.",
+            )
         available = _largest_memory()
         for task in tasks:
             if task.memory > available:
                 raise InfeasibleResourcesError(task.label, task.memory, available)
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
+    def width(self, device: str) -> int:
+        """How many tasks on a device the cluster runs at one time."""
+        resources = ray.cluster_resources()
+        cpus = int(resources.get("CPU", 1)) // self._threads
+        return max(1, cpus if device == "cpu" else min(cpus, int(resources.get("GPU", 0))))
+
+    def run(self, tasks: Sequence[Task], *, keep: bool = False) -> Iterator[Outcome]:
         """One outcome per task, as they complete, with a bounded number of them submitted at any time.
+
+        With ``keep`` the groups' arrays stay in the object store until ``release``.
 
         Raises:
             ClusterError: the connection is lost, or for minutes no node is left that could run the rest.
         """
-        flight = _Flight(tasks, self._threads)
+        flight = _Flight(tasks, self._threads, self._kept if keep else None)
         try:
             yield from flight.fly()
         except (ray.exceptions.RaySystemError, ConnectionError) as fault:
@@ -105,9 +131,24 @@ class RayExecutor:
         finally:
             flight.cancel()
 
+    def release(self) -> None:
+        """Let the object store free what was kept."""
+        self._kept.clear()
+
     def close(self) -> None:
         """Shut the embedded Ray down, or leave the cluster as it was found."""
+        self._kept.clear()
         self._cluster.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """The arrays of a group in the object store, for as long as its tasks' network stays the same object."""
+
+    network: Network
+    shared: dict[str, np.ndarray]
+    ref: ray.ObjectRef
+    token: str
 
 
 @dataclass(slots=True)
@@ -122,7 +163,7 @@ class _Trip:
 class _Flight:
     """The tasks of one run: waiting, under way, and what to do with those whose worker was lost."""
 
-    def __init__(self, tasks: Sequence[Task], threads: int) -> None:
+    def __init__(self, tasks: Sequence[Task], threads: int, kept: dict[str, _Kept] | None = None) -> None:
         cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._threads = threads
         self._waiting = deque(
@@ -132,9 +173,20 @@ class _Flight:
         groups: dict[str, list[Task]] = {}
         for task in tasks:
             groups.setdefault(task.group, []).append(task)
-        self._shared = {group: share(members) for group, members in groups.items()}
-        self._left = Counter(task.group for task in tasks)
         self._refs: dict[str, ray.ObjectRef] = {}
+        self._tokens: dict[str, str] = {}
+        self._shared: dict[str, dict[str, np.ndarray]] = {}
+        self._left = Counter(task.group for task in tasks)
+        for group, members in groups.items():
+            network = members[0].work.network
+            if kept is None or any(task.work.network is not network for task in members):
+                self._shared[group] = share(members)
+                continue
+            if group not in kept or kept[group].network is not network:
+                shared = share(members[:1])
+                kept[group] = _Kept(network, shared, ray.put(shared), uuid.uuid4().hex)
+            held = kept[group]
+            self._shared[group], self._refs[group], self._tokens[group] = held.shared, held.ref, held.token
 
     def fly(self) -> Iterator[Outcome]:
         """Submit, wait, and yield outcomes until nothing is left."""
@@ -181,10 +233,11 @@ class _Flight:
         remote = solve_parcels.options(
             name=f"{label} and {others} more" if others else label,
             num_cpus=self._threads,
+            num_gpus=int(any(task.device != "cpu" for task in trip.tasks)),
             memory=max(trip.memory, min(trip.memory + WORKER_MEMORY, _largest_memory())),
             max_retries=0,  # retries are the driver's: it can reserve more memory, and it counts them
         )
-        parcels = tuple(pack(task, self._shared[group]) for task in trip.tasks)
+        parcels = tuple(pack(task, self._shared[group], self._tokens.get(group)) for task in trip.tasks)
         return remote.remote(self._refs[group], parcels, self._threads)
 
     def _land(self, ref: ray.ObjectRef, trip: _Trip) -> list[Outcome]:
@@ -225,7 +278,11 @@ class _Flight:
     def _can_run(self) -> bool:
         """Whether some living node could run the smallest thing under way."""
         least = min(trip.memory for trip in self._pending.values())
-        return any(node.get("CPU", 0) >= self._threads and node.get("memory", 0) >= least for node in _alive())
+        gpus = int(all(any(task.device != "cpu" for task in trip.tasks) for trip in self._pending.values()))
+        return any(
+            node.get("CPU", 0) >= self._threads and node.get("memory", 0) >= least and node.get("GPU", 0) >= gpus
+            for node in _alive()
+        )
 
     def _waiting_label(self) -> str:
         return next(iter(self._pending.values())).tasks[0].label

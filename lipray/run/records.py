@@ -37,11 +37,22 @@ class ModelRecord(Record):
     notes: tuple[str, ...] = ()
 
 
+class StageRecord(Record):
+    """A bound of a block's map from its input up to a layer."""
+
+    after: str
+    upper: Figure
+
+
 class BlockRecord(Record):
-    """One block: its bound, where it comes from, what other ways give, and its share of the solver time."""
+    """One block: its bound, where it comes from, what other ways give, and its share of the solver time.
+
+    ``method`` is the one the planner gave it, ``source`` the way its bound comes from.
+    """
 
     label: str
     upper: Figure
+    method: str = ""
     source: str
     alternatives: dict[str, Figure]
     closed_forms: dict[str, Figure]
@@ -50,6 +61,7 @@ class BlockRecord(Record):
     fallbacks: tuple[str, ...]
     seconds: float
     share: float
+    stages: tuple[StageRecord, ...] = ()
 
 
 class SubproblemRecord(Record):

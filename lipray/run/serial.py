@@ -37,14 +37,23 @@ class SerialExecutor:
             if task.memory > available:
                 raise InfeasibleResourcesError(task.label, task.memory, available)
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
+    def width(self, device: str) -> int:
+        """One: this process."""
+        del device
+        return 1
+
+    def run(self, tasks: Sequence[Task], *, keep: bool = False) -> Iterator[Outcome]:
         """One outcome per task, in order."""
+        del keep  # nothing travels
         if self._threads is not None:
             import torch
 
             torch.set_num_threads(self._threads)
         for task in tasks:
             yield attempt(task)
+
+    def release(self) -> None:
+        """Nothing is kept."""
 
     def close(self) -> None:
         """Nothing is held."""

@@ -7,9 +7,17 @@ from collections import Counter
 from lipray.compose.rounding import product_up
 from lipray.model.network import Network
 from lipray.partition.cost import estimate_cost
-from lipray.run.driver import RunOutcome, block_of
+from lipray.run.driver import RunOutcome
 from lipray.run.executor import Failure
-from lipray.run.records import BlockRecord, FailureRecord, ModelRecord, ResultRecord, SubproblemRecord
+from lipray.run.records import (
+    BlockRecord,
+    FailureRecord,
+    ModelRecord,
+    ResultRecord,
+    StageRecord,
+    SubproblemRecord,
+)
+from lipray.run.tasks import block_of
 
 
 def describe_model(
@@ -97,17 +105,19 @@ def _blocks(outcome: RunOutcome, rows: tuple[SubproblemRecord, ...]) -> tuple[Bl
         spent[row.block] += row.seconds
     total = sum(spent.values()) or 1.0
     records = []
-    for item, product in zip(outcome.bound.blocks, outcome.work.products, strict=True):
+    for item, block, product in zip(outcome.bound.blocks, outcome.plan.blocks, outcome.work.products, strict=True):
         certificate = outcome.bound.certificate.get(product)
         record = BlockRecord(
             label=item.label,
             upper=item.upper,
+            method=block.method,
             source=item.source,
             alternatives=dict(item.alternatives),
             closed_forms={} if certificate is None else dict(certificate.figures),
             subproblems=item.subproblems,
             distinct=item.distinct,
             fallbacks=item.fallbacks,
+            stages=tuple(StageRecord(after=name, upper=bound) for name, bound in item.stages),
             seconds=spent[item.label],
             share=spent[item.label] / total,
         )
@@ -124,4 +134,5 @@ def _figures(outcome: RunOutcome) -> dict[str, float | None]:
         names = sorted(set.intersection(*(set(item) for item in found))) if found else []
         for name in names:
             figures.setdefault(name, product_up(item[name] for item in found))
-    return {name: value for name, value in figures.items() if name != outcome.bound.method}
+    used = {block.source for block in outcome.bound.blocks}
+    return {name: value for name, value in figures.items() if used != {name}}

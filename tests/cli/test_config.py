@@ -10,6 +10,7 @@ from lipray.cli.plan import plan_command
 from lipray.compose.compose import COMPOSITIONS
 from lipray.config import EstimateConfig, make_config, read_config
 from lipray.errors import ConfigError, UsageError
+from lipray.partition.choice import AUTO
 from lipray.partition.subproblem import METHODS, Settings
 
 
@@ -63,11 +64,12 @@ def choices(field):
 
 
 def test_choices_are_those_of_the_stages():
-    assert choices("method") == set(METHODS)
+    assert choices("method") == {AUTO, *METHODS}
+    assert EstimateConfig().method == AUTO
     assert choices("composition") == set(COMPOSITIONS)
     config, settings = EstimateConfig(), Settings()
     assert config.composition == COMPOSITIONS[0]
-    for name in ("iterations", "tolerance", "time_limit", "memory"):
+    for name in ("iterations", "tolerance", "time_limit", "memory", "switch", "device"):
         assert getattr(config, name) == getattr(settings, name)
 
 

@@ -11,11 +11,12 @@ from lipray.certify.certificate import Certificate, Status
 from lipray.config import EstimateConfig
 from lipray.errors import InfeasibleResourcesError, SolveError, UsageError
 from lipray.model.network import Activation, Conv, Dense, Input, Network, Node, Reshape
-from lipray.run.driver import estimate_network, make_plan, read_data
+from lipray.run.driver import estimate_network, make_plan
 from lipray.run.events import LowerBoundImproved, PlanReady, TaskDone
 from lipray.run.executor import Done, Failure
 from lipray.run.lower_bound import Ascent, Witness
 from lipray.run.summary import describe_model, summarise
+from lipray.run.tasks import read_data
 
 PRODUCT, TILE = 10.0, 2.0
 
@@ -53,7 +54,11 @@ class Fake:
     def check(self, tasks):
         self.tasks = tasks
 
-    def run(self, tasks):
+    def width(self, device):
+        return 1 if device == "cpu" else 0
+
+    def run(self, tasks, *, keep=False):
+        assert not keep
         tasks = list(tasks)
         if self.seed is not None:
             np.random.default_rng(self.seed).shuffle(tasks)
@@ -67,6 +72,9 @@ class Fake:
             else:
                 bound = PRODUCT if task.work.method == "product" else TILE
                 yield Done(task, Certificate(task.key, task.work.method, bound, Status.CONVERGED), 0.5)
+
+    def release(self):
+        pass
 
     def close(self):
         pass
@@ -185,8 +193,8 @@ def test_refused_before_anything_runs():
         def check(self, tasks):
             raise InfeasibleResourcesError(tasks[0].label, 2**40, 2**30)
 
-        def run(self, tasks):
-            raise AssertionError(f"{len(tasks)} tasks were submitted")
+        def run(self, tasks, *, keep=False):
+            raise AssertionError(f"{len(tasks)} tasks were submitted, {keep}")
 
     with pytest.raises(InfeasibleResourcesError, match=r"1024\.00 GiB.*1\.00 GiB"):
         run(Small())

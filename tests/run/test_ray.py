@@ -154,10 +154,12 @@ def test_a_worker_that_dies_once_costs_nothing(executor, sabotage, tmp_path):
 
 def test_too_much_memory_is_refused_before_anything_runs(executor):
     from lipray.partition.worklist import worklist
-    from lipray.run.driver import make_plan, make_tasks
+    from lipray.run.budget import Clock
+    from lipray.run.driver import make_plan
+    from lipray.run.tasks import schedule
 
     plan = make_plan(convolutions(), CONFIG)
-    task = make_tasks(convolutions(), plan, worklist(plan), CONFIG)[0]
+    task = schedule(convolutions(), plan, worklist(plan), CONFIG, Clock.begin(None)).tasks[0]
     with pytest.raises(InfeasibleResourcesError) as caught:
         executor.check([task, replace(task, label="huge", memory=2**50)])
     assert caught.value.label == "huge"

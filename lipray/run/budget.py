@@ -1,0 +1,75 @@
+"""The clock of an estimate: what is left of its budget, and how that is shared out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lipray.partition.choice import default_limit
+from lipray.partition.plan import TorusWork
+from lipray.partition.subproblem import Settings
+
+SEARCH_SHARE = 1 / 6
+"""Part of a budget that the search for a lower bound may take, by estimate."""
+SOLVE_SHARE = 2 / 3
+"""Part of a budget for the sub-problems that are solved each by one task; the rest is for what comes before."""
+SLACK = 2.0
+"""An estimate is off by this factor at times: a closed form is tried if half of it fits what is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The budget of a run in seconds, ``None`` without one, and when it began (``time.monotonic``)."""
+
+    budget: float | None
+    start: float
+
+    @classmethod
+    def begin(cls, budget: float | None) -> Clock:
+        """Start the clock now."""
+        return cls(budget, time.monotonic())
+
+    @property
+    def left(self) -> float:
+        """Seconds left, infinity without a budget, never negative."""
+        return math.inf if self.budget is None else max(0.0, self.start + self.budget - time.monotonic())
+
+    @property
+    def search(self) -> float | None:
+        """Seconds that the search for a lower bound may take."""
+        return None if self.budget is None else SEARCH_SHARE * self.budget
+
+    def solve_limit(self, seconds: Sequence[float], width: int, limit: float | None) -> float | None:
+        """Time limit of each sub-problem that is solved by one task, ``width`` of them at a time.
+
+        Args:
+            seconds: expected of each.
+            width: how many run at one time.
+            limit: the limit that holds anyway.
+        """
+        if self.budget is None or not seconds:
+            return limit
+        waves = math.ceil(len(seconds) / width)
+        share = SOLVE_SHARE * self.budget / waves
+        return share if limit is None else min(share, limit)
+
+
+def torus_limit(torus: TorusWork, settings: Settings, width: int, left: float, share: float) -> float | None:
+    """Time limit (seconds) of a problem on tori whose rounds are shared by ``width`` workers, ``None`` for no limit.
+
+    Within a budget it is the problem's ``share`` of what is ``left``, less a last pass over all frequencies, which
+    proves the answer. Without one, and without a number of iterations, a multiple of the closed form.
+    """
+    limit = settings.time_limit
+    if math.isfinite(left):
+        mine = share * left
+        mine = max(mine - min(torus.pass_seconds / width, mine / 2), 0.01)
+        return mine if limit is None else min(mine, limit)
+    return default_limit(settings, torus.closed_form_seconds / width)
+
+
+def affordable(torus: TorusWork, width: int, left: float) -> bool:
+    """Whether the closed form may be expected to be done in about the time that is left."""
+    return torus.closed_form_seconds / width <= SLACK * left

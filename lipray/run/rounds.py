@@ -1,0 +1,114 @@
+"""A problem on tori, coordinated: the optimiser runs here, and every round's bundles of frequencies on the workers."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lipray.certify.certificate import Certificate, Status
+from lipray.errors import ClusterError
+from lipray.partition.plan import TorusWork
+from lipray.partition.subproblem import Subproblem
+from lipray.run.executor import Done, Executor, Failure, Outcome, Task, explain
+
+if TYPE_CHECKING:
+    from lipray.certify.frequency.bundle import Bundle, BundleResult
+
+Report = Callable[[float, str], None]
+"""Told of every better certified bound of the problem, and of the way that gave it."""
+
+Heartbeat = Callable[[int, float], None]
+"""Told after every round: how many there were, and the seconds since the first began."""
+
+
+def _ignore(rounds: int, seconds: float) -> None:
+    del rounds, seconds
+
+
+def coordinate(
+    task: Task,
+    torus: TorusWork,
+    executor: Executor,
+    *,
+    time_limit: float | None,
+    report: Report,
+    heartbeat: Heartbeat = _ignore,
+) -> tuple[Outcome, tuple[Failure, ...]]:
+    """Solve the problem of a task, its bundles performed by the executor; and the bundles that were lost.
+
+    Should the solver fail after a bound was certified, that bound is kept, without the multipliers it came from.
+
+    Raises:
+        ClusterError: the place where bundles run is lost.
+    """
+    from lipray.certify.frequency.solve import solve_frequency
+    from lipray.certify.solve import checked
+
+    problem = task.work
+    assert isinstance(problem, Subproblem)  # noqa: S101 (narrows the type)
+    width = executor.width(problem.settings.device)
+    settings = replace(problem.settings, time_limit=time_limit, workers=width)
+    rounds = Rounds(task, torus, executor, heartbeat)
+    best: list[float] = []
+
+    def improved(bound: float, way: str) -> None:
+        best.append(bound)
+        report(bound, way)
+
+    start = time.perf_counter()
+    try:
+        certificate = solve_frequency(replace(problem, settings=settings), rounds.spread, improved)
+        if certificate is None:
+            return Failure(task, Status.FALLBACK.name, Status.FALLBACK.advice), tuple(rounds.lost)
+        value = checked(problem, certificate)
+    except ClusterError:
+        raise
+    except Exception as fault:  # noqa: BLE001 - whatever a solver raises, what is proven already stands
+        failure = Failure(task, type(fault).__name__, explain(fault))
+        if not best:
+            return failure, tuple(rounds.lost)
+        value = Certificate(task.key, problem.method, min(best), Status.STALLED)
+        return Done(task, value, time.perf_counter() - start), (*rounds.lost, failure)
+    finally:
+        executor.release()
+    return Done(task, value, time.perf_counter() - start), tuple(rounds.lost)
+
+
+class Rounds:
+    """The rounds of one problem: bundles become tasks, and their results return in order."""
+
+    def __init__(self, task: Task, torus: TorusWork, executor: Executor, heartbeat: Heartbeat = _ignore) -> None:
+        self.lost: list[Failure] = []
+        self._task, self._torus, self._executor, self._heartbeat = task, torus, executor, heartbeat
+        self._numbers = itertools.count(1)
+        self._start = time.monotonic()
+
+    def spread(self, bundles: Sequence[Bundle]) -> list[BundleResult | None]:
+        """Perform bundles wherever the executor runs tasks; ``None`` for one that was lost or failed."""
+        number = next(self._numbers)
+        tasks = [self._bundle_task(number, index, bundle) for index, bundle in enumerate(bundles)]
+        places = {task.key: index for index, task in enumerate(tasks)}
+        results: list[BundleResult | None] = [None] * len(tasks)
+        for outcome in self._executor.run(tasks, keep=True):
+            if isinstance(outcome, Done):
+                results[places[outcome.task.key]] = outcome.value  # type: ignore[assignment]  # of a bundle
+            else:
+                self.lost.append(outcome)
+        self._heartbeat(number, time.monotonic() - self._start)
+        return results
+
+    def _bundle_task(self, number: int, index: int, bundle: Bundle) -> Task:
+        torus, groups = self._torus, len(bundle.groups)
+        label = f"{self._task.label} round {number}/{index + 1}"
+        # The solver cuts bundles to the memory allowed, by an estimate of its own.
+        memory = min(groups * torus.group_memory, max(bundle_memory(self._task), torus.group_memory))
+        return Task(label, label, self._task.group, bundle, memory, torus.pass_seconds * groups / torus.groups)
+
+
+def bundle_memory(task: Task) -> int:
+    """Bytes that one bundle of a problem may take at most, by the problem's settings."""
+    assert isinstance(task.work, Subproblem)  # noqa: S101 (narrows the type)
+    return task.work.settings.memory
