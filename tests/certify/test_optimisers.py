@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from lipray.certify import descent, ellipsoid, interior
+from lipray.certify import descent, ellipsoid, interior, lbfgs
 from lipray.certify.certificate import Status
 from lipray.certify.elimination import closed_form, eliminate, evaluate, prepare
 from lipray.certify.ellipsoid import certify_blend
@@ -166,7 +166,7 @@ def test_few_iterations_are_never_worse_than_the_start(shape, iterations, monkey
 
 
 def test_the_best_point_of_the_last_stage_is_returned(monkeypatch):
-    monkeypatch.setattr(descent, "POWERS", (256.0,))
+    monkeypatch.setattr(lbfgs, "POWERS", (256.0,))
     blocks = prepare(lower(residual(np.random.default_rng(3))))
     base = closed_form(blocks)
     values = [descent.minimise(blocks, base, iterations=count).value for count in (0, 1, 4, 12)]

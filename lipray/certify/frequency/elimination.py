@@ -9,11 +9,9 @@ and then Γ(ω) bounds the shape matrix of what leaves, with λ shared by all fr
 translations keeps it feasible, and the average is block-circulant. The input is eliminated exactly,
 M / Q̄⁻¹ = M_uu - M_u0 Q̄ M_0u, so that only products with Q̄ are needed and never its inverse; Q̄ may be singular.
 
-Rounding. With q_c = sqrt(Q̄_cc), |Q̄_cd| <= q_c q_d. For rows W that read the parts, |fl(W Q̄ W*) - exact| <= e rᵀ + r eᵀ
-entrywise with r = |W| q and e = (its error) q + γ r; as an operator, scaled by the rows' weights w, that is at
-most 2 ‖w e‖ ‖w r‖, and its row sums are w_a (e_a Σ w r + r_a Σ w e). The rest is the proof of
-``lipray.certify.elimination``: entries of the scaled matrix lie within [0, 4] on the diagonal, Cholesky's backward
-error has row sums of at most 4 γ (neurons of touching blocks), and the diagonal is lowered beforehand by all of it,
+Rounding is that of ``lipray.certify.elimination``: entries of the scaled matrix lie within [0, 4] on the diagonal,
+Cholesky's backward error has row sums of at most 4 γ (neurons of touching blocks), and the diagonal is lowered
+beforehand by that and by all that the entries' own errors can amount to (``lipray.certify.frequency.rounding``),
 frequency by frequency.
 """
 
@@ -26,14 +24,12 @@ from dataclasses import dataclass
 import torch
 
 from lipray.certify.frequency.levels import Expression, Level
+from lipray.certify.frequency.rounding import lowering
 from lipray.certify.frequency.symbols import Symbol
 from lipray.certify.linear_maps import UNIT
 
 Choice = Callable[[int, torch.Tensor], torch.Tensor]
 """From the number of a layer and its shape matrices (F, n, n) to multipliers λ (n,)."""
-
-LEAST_SCALE = 2.0**-7
-"""Share of an output channel's magnitude (all frequencies, no cancellation) that it is scaled by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +93,9 @@ class _Elimination:
                     return None
             self.scales = [_scale(lam) for lam in given]
             self.lams = given
-        lowering = self._lowering() if self.proof and given is not None else None
+        below: list[torch.Tensor] | None = None
+        if self.proof and given is not None:
+            below, self.least = lowering(self.level, self.filled, self.lams, self.scales, self.shape)
         last_use = self._last_use()
         for j in range(self.depth):
             row = self._row(j)
@@ -111,8 +109,8 @@ class _Elimination:
             weight = lam / scale
             S = Q.mul_((-weight[:, None] * weight).to(Q.dtype))
             S.diagonal(dim1=-2, dim2=-1).add_(2.0 * lam / scale**2)
-            if lowering is not None:
-                S.diagonal(dim1=-2, dim2=-1).sub_(lowering[j])
+            if below is not None:
+                S.diagonal(dim1=-2, dim2=-1).sub_(below[j])
             L, info = torch.linalg.cholesky_ex(S)
             if bool((info != 0).any()):
                 return None
@@ -125,8 +123,8 @@ class _Elimination:
                     if last_use[k] <= j:
                         self.rows[k] = None
         row, gram, diagonal = self._outputs()
-        if lowering is not None:
-            self._inflate(gram, diagonal, lowering[-1])
+        if below is not None:
+            self._inflate(gram, diagonal, below[-1])
         if self.phased:
             gram = self._in_phases(gram)
         gram = (gram + gram.mH) / (2.0 * self.folded)
@@ -333,91 +331,6 @@ class _Elimination:
                     last[k] = max(last[k], j)
         return last
 
-    # -- rounding
-
-    def _lowering(self) -> list[torch.Tensor]:
-        """What the diagonal of each layer is lowered by, (F, n) each, and the outputs' share, (F, m)."""
-        level, parts = self.level, self.parts
-        sizes = [*(layer.size for layer in level.layers), sum(level.output_sizes)]
-        below = []
-        for j, row in enumerate(self.filled):
-            touching = [k for k in range(len(sizes)) if row & self.filled[k]]
-            neurons = sum(sizes[k] for k in touching)
-            terms = sum(sizes[k] for k in row if k < self.depth) + sum(level.parts) + 8
-            gamma = 4.0 * terms * UNIT / (1.0 - terms * UNIT)
-            below.append(torch.full((1, sizes[j]), 4.0 * gamma * neurons, dtype=torch.float64))
-        q = torch.ones(1, self.starts[-1], dtype=torch.float64)
-        if self.shape is not None:
-            q = self.shape.diagonal(dim1=-2, dim2=-1).real.clamp(min=0.0).sqrt() * (1.0 + 4.0 * UNIT)
-        self.least = self._least_outputs(q)
-        stacked: list[tuple[Expression, torch.Tensor, int, slice]] = []
-        for j, layer in enumerate(level.layers):
-            weight = (self.lams[j] / self.scales[j])[None]
-            stacked.append((layer.reads, weight, j, slice(0, layer.size)))
-        start = 0
-        for reads, size in zip(level.outputs, level.output_sizes, strict=True):
-            place = slice(start, start + size)
-            stacked.append((reads, 1.0 / self.least[:, place], self.depth, place))
-            start += size
-        self._lower_for_layers(stacked, below)
-        gamma = 4.0 * (sum(level.parts) + 8) * UNIT
-        terms_of = []
-        for reads, weight, j, place in stacked:
-            r, e = _row_sizes({p: s for p, s in reads.items() if p < parts}, q, self.starts)
-            if r is not None and e is not None:
-                terms_of.append((weight * r, weight * (e + gamma * r), j, place))
-        if terms_of:
-            all_r = torch.cat([r for r, _, _, _ in terms_of], dim=1)
-            all_e = torch.cat([e for _, e, _, _ in terms_of], dim=1)
-            total_r, total_e = all_r.sum(dim=1), all_e.sum(dim=1)
-            norm = 2.0 * torch.linalg.vector_norm(all_r, dim=1) * torch.linalg.vector_norm(all_e, dim=1)
-            for r, e, j, place in terms_of:
-                rows = torch.minimum(e * total_r[:, None] + r * total_e[:, None], norm[:, None]) * (1.0 + 1e-9)
-                below[j] = below[j].expand(max(below[j].shape[0], rows.shape[0]), -1).clone()
-                below[j][:, place] += rows
-        return below
-
-    def _lower_for_layers(
-        self, stacked: list[tuple[Expression, torch.Tensor, int, slice]], below: list[torch.Tensor]
-    ) -> None:
-        """Row and column sums of the errors of the maps between layers."""
-        for reads, weight, j, place in stacked:
-            for source, symbol in reads.items():
-                if source < self.parts or symbol.error is None:
-                    continue
-                k = source - self.parts
-                if symbol.diagonal:
-                    across = weight * (symbol.error / self.scales[k])
-                    down = across
-                else:
-                    scaled = symbol.error / self.scales[k]
-                    across = weight * scaled.sum(dim=1)
-                    down = weight @ scaled
-                for row, part, where in ((j, across, place), (k, down, slice(None))):
-                    below[row] = below[row].expand(max(below[row].shape[0], part.shape[0]), -1).clone()
-                    below[row][:, where] += part * (1.0 + 1e-9)
-
-    def _least_outputs(self, q: torch.Tensor) -> torch.Tensor:
-        """Scales of the output channels, (F or 1, m); any positive numbers would be sound.
-
-        They weigh the outputs' errors in the neurons' rows, so that a channel should not be scaled by far less
-        than its map's magnitude, even at a frequency where the map vanishes (an average pool's zeros).
-        """
-        scales: list[torch.Tensor] = []
-        for reads in self.level.outputs:
-            total: torch.Tensor | float = 0.0
-            for source, symbol in reads.items():
-                if source < self.parts:
-                    size, _ = _row_sizes({source: symbol}, q, self.starts)
-                    total = total + size**2 if size is not None else total
-                else:
-                    square = (symbol.magnitude / self.scales[source - self.parts]) ** 2
-                    total = total + (square if symbol.diagonal else square.sum(dim=1))[None]
-            rows = self.level.output_sizes[len(scales)]
-            scales.append(torch.as_tensor(total, dtype=torch.float64).expand(q.shape[0], rows).sqrt() * LEAST_SCALE)
-        least = torch.cat(scales, dim=1)
-        return torch.where(least > 0.0, least, torch.ones_like(least)).clamp(min=1e-140)
-
     def _inflate(self, gram: torch.Tensor, diagonal: torch.Tensor, share: torch.Tensor) -> None:
         """Raise the outputs' shape matrix by its share of the rounding, and by that of the sum over aliases."""
         size = torch.maximum(diagonal, self.least**2) * (1.0 + 8.0 * UNIT)
@@ -449,22 +362,3 @@ def _columns(symbol: Symbol, factors: torch.Tensor, count: int) -> torch.Tensor:
     if symbol.diagonal:
         return torch.diag_embed((symbol.values * factors).expand(count, -1))
     return symbol.values * factors
-
-
-def _row_sizes(
-    reads: Expression, q: torch.Tensor, starts: list[int]
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Give r = |W| q and its error part, (F, rows) each."""
-    r: torch.Tensor | None = None
-    e: torch.Tensor | None = None
-    for part, symbol in reads.items():
-        own = q[:, starts[part] : starts[part + 1]]
-        if symbol.diagonal:
-            size = own * symbol.magnitude
-            doubt = torch.zeros_like(size) if symbol.error is None else own * symbol.error
-        else:
-            size = own @ symbol.magnitude.T
-            doubt = torch.zeros_like(size) if symbol.error is None else own @ symbol.error.T
-        r = size if r is None else r + size
-        e = doubt if e is None else e + doubt
-    return r, e
