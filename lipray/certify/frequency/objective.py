@@ -11,6 +11,7 @@ import torch
 
 from lipray.certify import elimination
 from lipray.certify.frequency.bundle import Bundle, BundleResult, Forward, Spread, backward, forward
+from lipray.certify.frequency.groups import Group
 from lipray.certify.frequency.setup import Multipliers, Setup, bundles
 from lipray.certify.frequency.tail import certify_tail, factor_of, measure_tail, with_input
 from lipray.certify.lbfgs import Point
@@ -30,6 +31,10 @@ class Proven:
     rows: torch.Tensor | None
     loads: np.ndarray
     stages: tuple[float, ...]
+
+
+BLENDS = (0.0, 1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 0.3)
+"""Shares of the closed form mixed into multipliers too close to infeasible to be proven."""
 
 
 class LostBundleError(RuntimeError):
@@ -53,6 +58,31 @@ def certify(setup: Setup, multipliers: Sequence[np.ndarray], means: Means) -> Pr
     if not all(result.feasible for result in results):
         return None
     return _conclude(setup, torus, tail, results)
+
+
+def certify_blend(setup: Setup, found: Sequence[np.ndarray], base: Sequence[np.ndarray], means: Means) -> Proven | None:
+    """The bound from ``found``, mixed with as little of the feasible ``base`` as its proof needs.
+
+    M(λ) is affine, so M((1 - t) λ + t λ0) ⪰ t M(λ0). A mixture goes through the groups that refused an earlier one
+    first.
+    """
+    refusing: tuple[tuple[Group, int], ...] = ()
+    for share in BLENDS:
+        mixed = tuple((1.0 - share) * a + share * b for a, b in zip(found, base, strict=True))
+        torus, tail = setup.split(mixed)
+        if refusing:
+            _, results = perform(replace(setup, groups=refusing), torus, "bound", means)
+            if not all(result.feasible for result in results):
+                continue
+        batch, results = perform(setup, torus, "bound", means)
+        refused = [bundle for bundle, result in zip(batch, results, strict=True) if not result.feasible]
+        if refused:
+            refusing = min((bundle.groups for bundle in refused), key=len)
+            continue
+        proven = _conclude(setup, torus, tail, results)
+        if proven is not None:
+            return proven
+    return None
 
 
 def close(setup: Setup, torus: Multipliers, results: Sequence[BundleResult]) -> Proven | None:

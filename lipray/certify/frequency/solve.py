@@ -8,7 +8,7 @@ answer. A window is a restriction of its torus, so that the hybrid bound is the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from lipray.certify import lbfgs
 from lipray.certify.active_set import minimise_over_slices
 from lipray.certify.certificate import Certificate, Status
 from lipray.certify.frequency.bundle import Spread, in_place
-from lipray.certify.frequency.objective import LostBundleError, Means, Proven, certify, measure
+from lipray.certify.frequency.objective import LostBundleError, Means, Proven, certify, certify_blend, measure
 from lipray.certify.frequency.setup import Multipliers, Setup, set_up
 from lipray.certify.frequency.slices import slices, slices_order
 from lipray.certify.frequency.start import closed_start, tied_start
@@ -36,8 +36,11 @@ DESCENT_TOLERANCE = 1e-5
 FREQUENCY_SHARE = 0.4
 """Part of the time limit that the hybrid method gives to the frequency method before it."""
 
-BLENDS = (0.0, 1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-"""Shares of the closed form mixed into multipliers too close to infeasible to be proven."""
+PROOF_EVERY = 12.0
+"""While first-order steps go on, a better point is proven when this many times a proof's seconds have passed."""
+
+LEAST_PAUSE = 20.0
+"""Seconds between such proofs, at least."""
 
 Report = Callable[[float, str], None]
 """Told of every certified bound, and how it was reached."""
@@ -70,6 +73,8 @@ class _Run:
         self.best: Proven | None = None
         self.figures: dict[str, float] = {}
         self.labels: tuple[str, ...] = ()
+        self.proof_seconds = 0.0
+        self.last_proof = self.start
         self.status, self.iterations = Status.CLOSED_FORM, 0
 
     def solve(self) -> bool:
@@ -78,7 +83,9 @@ class _Run:
         plain = set_up(network)
         self.labels = level_labels(plain)
         switch = choose_switch(network, settings, self.problem.method)
+        began = time.monotonic()
         closed = closed_start(plain, self.means)
+        self.proof_seconds = time.monotonic() - began
         if closed is None:
             return False
         self.figures["closed_form"] = closed.bound
@@ -125,7 +132,8 @@ class _Run:
         if self.settings.iterations == 0 or known.bound == 0.0 or not setup.sizes:
             return known
         now = time.monotonic()
-        deadline = None if self.deadline is None else now + share * max(self.deadline - now, 0.0)
+        # What is found has to be proven in time, too.
+        deadline = None if self.deadline is None else now + share * (self.deadline - now) - self.proof_seconds
         if deadline is not None and deadline <= now:
             self.status = Status.TIME_LIMIT
             return known
@@ -164,15 +172,28 @@ class _Run:
         theta = torch.log(torch.from_numpy(np.concatenate(known.multipliers)))
         reference = known.bound**2
         working = choose_working(setup, known, self.means)
+        self.last_proof = time.monotonic()
         found = lbfgs.minimise(
             lambda point, power: measure(working, point, power, self.means, reference),
             theta,
             iterations=limit,
             tolerance=max(settings.tolerance, DESCENT_TOLERANCE),
             deadline=deadline,
+            improved=lambda point, _: self._prove_now_and_then(setup, point),
         )
         status = self._status(converged=False, exhausted=found.iterations >= limit, deadline=deadline)
         return tuple(np.split(torch.exp(found.theta).numpy(), ends)), status, found.iterations
+
+    def _prove_now_and_then(self, setup: Setup, theta: torch.Tensor) -> None:
+        """Prove what an optimiser has reached, so that a long run always has a recent bound to show."""
+        now = time.monotonic()
+        if now - self.last_proof < max(LEAST_PAUSE, PROOF_EVERY * self.proof_seconds):
+            return
+        parts = torch.split(torch.exp(theta), list(setup.sizes))
+        proven = certify(setup, [part.numpy() for part in parts], self.means)
+        if proven is not None:
+            self._take(proven, "optimising")
+        self.last_proof = time.monotonic()
 
     def _status(self, converged: bool, exhausted: bool, deadline: float | None) -> Status:
         if converged:
@@ -186,19 +207,6 @@ class _Run:
             self.best = proven
             if self.report is not None:
                 self.report(proven.bound, how)
-
-
-def certify_blend(setup: Setup, found: Sequence[np.ndarray], base: Sequence[np.ndarray], means: Means) -> Proven | None:
-    """The bound from ``found``, mixed with as little of the feasible ``base`` as its proof needs.
-
-    M(λ) is affine, so M((1 - t) λ + t λ0) ⪰ t M(λ0).
-    """
-    for share in BLENDS:
-        mixed = tuple((1.0 - share) * a + share * b for a, b in zip(found, base, strict=True))
-        proven = certify(setup, mixed, means)
-        if proven is not None:
-            return proven
-    return None
 
 
 def level_labels(setup: Setup) -> tuple[str, ...]:
