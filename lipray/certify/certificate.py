@@ -29,7 +29,7 @@ _ADVICE = {
     Status.CLOSED_FORM: "",
     Status.CONVERGED: "",
     Status.ITERATION_LIMIT: "raise --iterations for a tighter bound",
-    Status.TIME_LIMIT: "raise --time-limit for a tighter bound",
+    Status.TIME_LIMIT: "give it more time (--time-limit, --budget) for a tighter bound",
     Status.STALLED: "the optimiser stopped before its tolerance; the bound is valid but may be loose",
     Status.FALLBACK: "the solver gave no certificate; the product bound stands in its place",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def estimate_command(
     The result goes to stdout, progress to stderr.
     """
     del debug  # read by the group
+    began = time.monotonic()
     options = configure(flags, config)
     if options.threads is not None:
         # The libraries behind numpy and torch read these when they are loaded, which is now.
@@ -33,6 +35,7 @@ def estimate_command(
 
     from lipray.cli.console import print_result, terminate_cleanly
     from lipray.cli.progress import show_progress
+    from lipray.run.budget import Clock
     from lipray.run.session import run_estimate
 
     # Ray prints some of its errors to stdout, which is the result's alone.
@@ -45,6 +48,7 @@ def estimate_command(
             file_hash=loaded.weights_hash,
             notify=notify,
             arguments=tuple(sys.argv[1:]),
+            clock=Clock(options.budget, began),
         )
     if as_json:
         from lipray.report.json import to_json

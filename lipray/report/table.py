@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lipray.partition.subproblem import TORUS_METHODS
 from lipray.report.numbers import bytes_text, lower_text, seconds_text, shape_text, upper_text
 from lipray.run.plan_record import PlannedBlock, PlanRecord
 from lipray.run.records import BlockRecord, ResultRecord
@@ -142,7 +143,7 @@ def _blocks(result: ResultRecord) -> RenderableType:
 
 def _stages(block: BlockRecord) -> RenderableType:
     """How a block's bound grows with depth: bounds of its map up to some of its layers."""
-    table = Table(title=f"Within {block.label}, from its input on", title_justify="left")
+    table = Table(title=Text(f"Within {block.label}, from its input on"), title_justify="left")
     table.add_column("after", overflow="fold")
     table.add_column("bound", justify="right")
     table.add_column("factor", justify="right")
@@ -185,7 +186,7 @@ def _remarks(result: ResultRecord) -> list[RenderableType]:
         lines.append(
             Text(f"{left} block(s) fit no sub-problem within --memory and are left to their product bounds; raise it.")
         )
-    solves = [row for row in result.subproblems if row.method != "product"]
+    solves = [row for row in result.subproblems if row.method not in ("product", *TORUS_METHODS)]
     if result.threads == 1 and len(solves) == 1 and solves[0].seconds > _LONG:
         lines.append(Text("note: one sub-problem on one thread; --threads gives it more, --executor serial all."))
     tiles = sum(len(block.fallbacks) for block in result.blocks)

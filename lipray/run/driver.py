@@ -69,7 +69,11 @@ def make_plan(network: Network, config: EstimateConfig) -> Plan:
 
 
 def estimate_network(
-    network: Network, config: EstimateConfig, executor: Executor, notify: Listener = ignore
+    network: Network,
+    config: EstimateConfig,
+    executor: Executor,
+    notify: Listener = ignore,
+    clock: Clock | None = None,
 ) -> RunOutcome:
     """Bound the network's l2 Lipschitz constant from above and below.
 
@@ -83,6 +87,7 @@ def estimate_network(
         config: what to do; where to write is not looked at here.
         executor: where tasks run; the caller closes it.
         notify: called with every event, in this process.
+        clock: of the budget, where it began to run before this call.
 
     Returns:
         The bracket and what it was made from. Equal inputs give equal bounds on every executor, provided
@@ -93,7 +98,8 @@ def estimate_network(
         SolveError: a block has no bound at all, or the bounds contradict each other, which is a defect.
         ClusterError: the executor lost the place where its tasks run.
     """
-    clock = Clock.begin(config.budget)
+    start = time.monotonic()
+    clock = clock or Clock(config.budget, start)
     plan = make_plan(network, config)
     work = worklist(plan)
     planned = schedule(network, plan, work, config, clock, executor.width(config.device))
@@ -106,7 +112,7 @@ def estimate_network(
     for number, (task, torus) in enumerate(planned.coordinated):
         following = sum(item.seconds for item, _ in planned.coordinated[number:])
         state.add(_coordinate(task, torus, executor, clock, task.seconds / following, state))
-    bound = state.finish(time.monotonic() - clock.start)
+    bound = state.finish(time.monotonic() - start)
     return RunOutcome(bound, plan, work, tuple(state.failures), state.seconds)
 
 

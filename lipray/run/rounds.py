@@ -94,7 +94,7 @@ class Rounds:
         results: list[BundleResult | None] = [None] * len(tasks)
         for outcome in self._executor.run(tasks, keep=True):
             if isinstance(outcome, Done):
-                results[places[outcome.task.key]] = outcome.value  # type: ignore[assignment]  # of a bundle
+                results[places[outcome.task.key]] = _writable(outcome.value)  # type: ignore[arg-type]  # of a bundle
             else:
                 self.lost.append(outcome)
         self._heartbeat(number, time.monotonic() - self._start)
@@ -106,6 +106,16 @@ class Rounds:
         # The solver cuts bundles to the memory allowed, by an estimate of its own.
         memory = min(groups * torus.group_memory, max(bundle_memory(self._task), torus.group_memory))
         return Task(label, label, self._task.group, bundle, memory, torus.pass_seconds * groups / torus.groups)
+
+
+def _writable(result: BundleResult) -> BundleResult:
+    """What came out of an object store cannot be written to, which torch does not know of its arrays."""
+    changed = {
+        name: array.copy()
+        for name in ("gram", "gradient")
+        if (array := getattr(result, name)) is not None and not array.flags.writeable
+    }
+    return replace(result, **changed) if changed else result
 
 
 def bundle_memory(task: Task) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from lipray.compose.bound import Bound
 from lipray.config import EstimateConfig
 from lipray.model.network import Network
+from lipray.run.budget import Clock
 from lipray.run.driver import estimate_network
 from lipray.run.events import Listener, ignore
 from lipray.run.executor import Executor
@@ -55,6 +56,7 @@ def run_estimate(
     notify: Listener = ignore,
     executor: Executor | None = None,
     arguments: tuple[str, ...] = (),
+    clock: Clock | None = None,
 ) -> Finished:
     """Estimate and, if ``write``, leave a run folder; it appears only when the estimate has ended well.
 
@@ -68,17 +70,19 @@ def run_estimate(
         notify: called with every event.
         executor: where to run; by default one is started and closed.
         arguments: the command line, for the manifest.
+        clock: of the budget, where it began to run before this call.
 
     Raises:
         LiprayError: see ``estimate_network``; also StoreError, before any work, if the folder cannot be written.
     """
     started = datetime.now(UTC)
+    clock = clock or Clock.begin(config.budget)
     chosen = select_outputs(network, config)
     model = describe_model(chosen, name, notes, file_hash)
     folder = choose_folder(config.out, name, model.hash, started) if write else None
     place = executor or start_executor(config)
     try:
-        outcome = estimate_network(chosen, config, place, notify)
+        outcome = estimate_network(chosen, config, place, notify, clock)
     finally:
         if executor is None:
             place.close()
