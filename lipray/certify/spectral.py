@@ -64,10 +64,10 @@ def largest_eigenvalues_bound(grams: torch.Tensor, known: float = 0.0) -> float:
     does not prove are bounded one by one.
     """
     n = grams.shape[-1]
-    if n == 1:
-        return max(known, float(grams[:, 0, 0].real.max()))
     if not bool(torch.isfinite(grams.real).all() and torch.isfinite(grams.imag if grams.is_complex() else grams).all()):
         return math.inf
+    if n == 1:
+        return max(known, float(grams[:, 0, 0].real.max()))
     generator = torch.Generator("cpu").manual_seed(0)
     vector = torch.randn(1, n, 1, dtype=torch.float64, generator=generator, device="cpu").to(grams)
     vector = vector.expand(grams.shape[0], -1, -1)

@@ -20,6 +20,7 @@ from lipray.certify import linear_maps as lm
 from lipray.certify.frequency.symbols import Frequencies, on_device, turns
 from lipray.certify.linear_maps import UNIT
 from lipray.model import network as net
+from lipray.partition.depth import cut_positions
 from lipray.partition.torus import Torus
 
 CHUNK = 2**24
@@ -63,25 +64,30 @@ def find_head(network: net.Network, torus: Torus, *, window: bool) -> Head | Non
         return Head(index, shape[0], extents, None, None)
     if index == len(network.nodes) - 1:
         return None
+    # Where another branch reads one of these nodes too, the head must end before it.
+    cuts = frozenset(cut_positions(network))
     pool: torch.Tensor | None = None
-    end = index
+    found = Head(index, shape[0], extents, None, None)
     for follower in range(index + 1, len(network.nodes)):
-        node = network.nodes[follower]
+        node, before = network.nodes[follower], network.nodes[follower - 1].shape
         op = node.op
-        if isinstance(op, net.AvgPool | net.AdaptiveAvgPool) and end == follower - 1:
-            one = (1, *network.nodes[end].shape[1:]), (1, *node.shape[1:])
+        places = math.prod(extents) if pool is None else int(pool.shape[0])
+        if node.inputs != (follower - 1,):
+            break
+        if isinstance(op, net.AvgPool | net.AdaptiveAvgPool) and before[0] == shape[0]:
+            one = (1, *before[1:]), (1, *node.shape[1:])
             matrix = on_device(lm.operation_matrix(op, network.weights, *one).toarray())
             pool = matrix if pool is None else matrix @ pool
-        elif isinstance(op, net.Dense) and len(node.shape) == 1 and len(network.nodes[end].shape) == 1:
+        elif isinstance(op, net.Dense) and len(before) == 1:
             weight = on_device(network.weights[op.weight])
-            places = math.prod(extents) if pool is None else pool.shape[0]
-            if weight.shape[0] < shape[0] * places:
+            if weight.shape[0] < shape[0] * places and follower in cuts:
                 return Head(follower, shape[0], extents, pool, weight)
             break
         elif not isinstance(op, net.Reshape):
             break
-        end = follower
-    return Head(end, shape[0], extents, pool, None)
+        if follower in cuts:
+            found = Head(follower, shape[0], extents, pool, None)
+    return found
 
 
 def waves(head: Head, frequencies: Frequencies, sides: tuple[int, ...]) -> torch.Tensor:

@@ -201,9 +201,14 @@ class _Lowering:
         op = node.op
         if not isinstance(op, net.AvgPool) or op.divisor is None or index == 0:
             return value
-        divisors = np.asarray(self.weights[op.divisor], dtype=np.float64)
-        low, high = (np.full(node.shape[0], 1.0 / float(bound)) for bound in (divisors.max(), divisors.min()))
-        return self._between(f"{node.name}.divisor", np.nextafter(low, -1.0), np.nextafter(high, 9.0), value)
+        shares = 1.0 / np.asarray(self.weights[op.divisor], dtype=np.float64)
+        if shares.min() == shares.max():
+            share = sy.on_device(np.full(node.shape[0], shares.max()))
+            return self._apply(sy.scaling(share, rounded=True), value)
+        # Quotients are rounded: one more ulp on either side.
+        low = np.full(node.shape[0], np.nextafter(shares.min(), -np.inf))
+        high = np.full(node.shape[0], np.nextafter(shares.max(), np.inf))
+        return self._between(f"{node.name}.divisor", low, high, value)
 
     def _read(self, reader: int, index: int) -> Expression:
         """A node's map as its reader sees it: through a window mask where the layout says so."""
