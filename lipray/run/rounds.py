@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from lipray.certify.certificate import Certificate, Status
 from lipray.errors import ClusterError
@@ -110,12 +112,13 @@ class Rounds:
 
 def _writable(result: BundleResult) -> BundleResult:
     """What came out of an object store cannot be written to, which torch does not know of its arrays."""
-    changed = {
-        name: array.copy()
-        for name in ("gram", "gradient")
-        if (array := getattr(result, name)) is not None and not array.flags.writeable
+    values = {field.name: getattr(result, field.name) for field in fields(result)}
+    locked = {
+        name: value.copy()
+        for name, value in values.items()
+        if isinstance(value, np.ndarray) and not value.flags.writeable
     }
-    return replace(result, **changed) if changed else result
+    return replace(result, **locked) if locked else result  # type: ignore[arg-type]  # arrays for arrays
 
 
 def bundle_memory(task: Task) -> int:
