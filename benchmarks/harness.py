@@ -145,6 +145,12 @@ class Results:
         shown = ", ".join(f"{c.heading} {_cell(c, values)}" for c in self.columns if values.get(c.key) is not None)
         print(f"  {shown} ({time.perf_counter() - start:.1f} s in all)", flush=True)
 
+    def derive(self, key: str, values: Row) -> None:
+        """Set a row that follows from other rows; it is worked out anew by every run."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self.rows[key] = {**values, "date": now, "identity": self._identity, "repeat": self.repeat}
+        self._write()
+
     def skip(self, key: str, why: str) -> None:
         """Say that a row cannot be measured here."""
         if self._only and not any(text in key for text in self._only):
@@ -239,6 +245,21 @@ def seconds(value: float) -> str:
 def relative(value: float) -> str:
     """A relative difference with its sign."""
     return "∞" if math.isinf(value) else f"{value:+.1e}"
+
+
+def count(value: int) -> str:
+    """A whole number."""
+    return f"{value:,}"
+
+
+def share(value: float) -> str:
+    """A part of a whole that can be tiny, three digits."""
+    return f"{value:.3g}"
+
+
+def mebibytes(value: float) -> str:
+    """Bytes as MiB."""
+    return f"{value / 2**20:,.0f}"
 
 
 def ratio(value: float) -> str:

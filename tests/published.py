@@ -19,9 +19,9 @@ def here() -> bool:
     return (FOLDER / "networks.json").is_file()
 
 
-def catalogue() -> dict:
+def catalogue(folder=FOLDER) -> dict:
     """What ``networks.json`` says of every network."""
-    return json.loads((FOLDER / "networks.json").read_text())
+    return json.loads((folder / "networks.json").read_text())
 
 
 def anchors() -> list[dict[str, str]]:
@@ -38,12 +38,12 @@ def anchor(network, method):
     raise KeyError((network, method))
 
 
-def published(name, row=None) -> Network:
-    """One of the published networks, all outputs or a single row of the last layer."""
+def published(name, row=None, folder=FOLDER) -> Network:
+    """One of the published networks (of those in ``folder``), all outputs or a single row of the last layer."""
     from safetensors.numpy import load_file
 
-    spec = catalogue()[name]
-    weights = load_file(FOLDER / spec["file"])
+    spec = catalogue(folder)[name]
+    weights = load_file(folder / spec["file"])
     nodes = [Node("input", Input(), (), tuple(spec["input_shape"]))]
 
     def add(label, op, inputs, shape):
