@@ -7,6 +7,7 @@ answer. A window is a restriction of its torus, so that the hybrid bound is the 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -110,7 +111,7 @@ class _Run:
             self.figures,
             self.iterations,
             time.monotonic() - self.start,
-            stages=tuple(zip(self.labels, self.best.stages, strict=False)),
+            stages=tuple((k, v) for k, v in zip(self.labels, self.best.stages, strict=False) if math.isfinite(v)),
         )
 
     def _hybrid(self, plain: Setup, answer: Proven, cut: int) -> None:
