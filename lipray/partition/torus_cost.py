@@ -7,11 +7,14 @@ two cores and good to a factor of a few; no bound depends on them.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
 from lipray.model.network import Activation, AvgPool, Conv, MaxPool, Network
 from lipray.partition.torus import Torus
+
+Phase = tuple[int, ...]
 
 COMPLEX = 16
 """Bytes of a complex128."""
@@ -35,11 +38,11 @@ class TorusCost:
     """One network on tori: ``groups`` of frequencies, and per group bytes and operations.
 
     ``sweep_memory`` is what one group takes on its way through all levels, ``memory`` the same with what a gradient
-    keeps. ``operations`` are real ones, of one pass.
+    keeps. ``operations`` are real ones, of one pass. ``widths`` are the channels of every level's activation layers.
     """
 
     groups: int
-    levels: int
+    widths: tuple[tuple[int, ...], ...]
     sweep_memory: int
     memory: int
     operations: float
@@ -47,7 +50,7 @@ class TorusCost:
     @property
     def pass_seconds(self) -> float:
         """One pass over all frequencies on one core."""
-        return self.groups * self.operations / RATE + self.levels * LEVEL_SECONDS
+        return self.groups * self.operations / RATE + len(self.widths) * LEVEL_SECONDS
 
     @property
     def closed_form_seconds(self) -> float:
@@ -66,8 +69,10 @@ def torus_cost(network: Network, torus: Torus) -> TorusCost:
     own_negative = math.prod(2 if side % 2 == 0 else 1 for side in torus.coarse)
     aliases = [math.prod(sides) // coarse for sides in torus.sides]
     operations, peak, kept, entering = 0.0, 0.0, 0.0, 0.0
+    widths = []
     for index, frequencies in enumerate(aliases):
         level = _level(network, torus, index)
+        widths.append(level.widths)
         following = aliases[index + 1] if index + 1 < len(aliases) else frequencies
         leaving = float(level.leaving**2 * following)
         symbols, entries = frequencies * level.symbols, frequencies * level.entries
@@ -77,7 +82,7 @@ def torus_cost(network: Network, torus: Torus) -> TorusCost:
         entering = leaving
     return TorusCost(
         groups=(coarse + own_negative) // 2,
-        levels=len(torus.sides),
+        widths=tuple(widths),
         sweep_memory=math.ceil(COMPLEX * peak),
         memory=math.ceil(COMPLEX * kept),
         operations=operations,
@@ -88,6 +93,7 @@ def torus_cost(network: Network, torus: Torus) -> TorusCost:
 class _Level:
     """One frequency of one level: entries of the factor and of the symbols, operations, channels that leave."""
 
+    widths: tuple[int, ...]
     entries: float
     symbols: float
     operations: float
@@ -101,7 +107,7 @@ def _level(network: Network, torus: Torus, index: int) -> _Level:
     parts, layers = walk.parts, walk.layers
     width, depth = sum(parts), len(layers)
     first = index == 0
-    sizes = [*(size for size, _ in layers), sum(walk.leaving)]
+    sizes = [*(size for size, _ in layers), sum(walk.heights)]
     reads = [*(reads for _, reads in layers), frozenset[int]().union(*walk.outputs)]
     filled: list[set[int]] = []
     entries, operations = float(width**2), 0.0
@@ -122,7 +128,7 @@ def _level(network: Network, torus: Torus, index: int) -> _Level:
         entries += size**2
         row.add(j)
         filled.append(row)
-    return _Level(entries, float(walk.symbols), operations, sum(walk.leaving))
+    return _Level(tuple(size for size, _ in layers), entries, float(walk.symbols), operations, sum(walk.leaving))
 
 
 class _Walk:
@@ -131,33 +137,50 @@ class _Walk:
     def __init__(self, network: Network, torus: Torus, index: int) -> None:
         self.network, self.torus, self.index = network, torus, index
         handed = _crossings(network, torus)
-        self.entering = handed[index - 1] if index else (0,)
+        self.entering = handed[index - 1] if index else ((0, None),)
         self.handed = handed[index]
-        self.parts = [network.nodes[i].shape[0] for i in self.entering]
-        self.leaving = [network.nodes[i].shape[0] for i in self.handed]
+        self.parts = [network.nodes[node].shape[0] for node, _ in self.entering]
+        self.leaving = [network.nodes[node].shape[0] for node, _ in self.handed]
         self.layers: list[tuple[int, frozenset[int]]] = []
         self.outputs: list[frozenset[int]] = []
+        self.heights: list[int] = []
         self.symbols = 0
         self.values: dict[int, frozenset[int]] = {}
         self.masks: dict[int, frozenset[int]] = {}
 
     def run(self) -> None:
         """Walk the nodes of the level."""
-        arrived = {node: frozenset({part}) for part, node in enumerate(self.entering)}
-        outputs: dict[int, frozenset[int]] = {}
-        last = self.index == len(self.torus.strides) - 1
+        arrived = {crossing: frozenset({part}) for part, crossing in enumerate(self.entering)}
         for i, node in enumerate(self.network.nodes[: self.torus.cut + 1]):
-            if self.torus.level[i] == self.index:
-                crossed = i == 0 or (node.inputs and self.torus.level[node.inputs[0]] < self.index)
-                value = arrived[i] if crossed else self._filter(i)
-                if isinstance(node.op, AvgPool) and node.op.divisor is not None and i:
-                    value |= self._layer(node.shape[0], value)
-                self.values[i] = value
-            elif i in self.handed:
-                outputs[i] = arrived[i] if i in arrived else self._filter(i)
-        if last:
-            outputs[self.torus.cut] = self.values[self.torus.cut]
-        self.outputs = [outputs[i] for i in self.handed]
+            if self.torus.level[i] != self.index:
+                continue
+            if i and self.torus.level[node.inputs[0]] == self.index:
+                value = self._filter(i)
+            elif i and isinstance(node.op, MaxPool):
+                phases = {phase: arrived[n, phase] for n, phase in self.entering if n == i and phase is not None}
+                value = self._maximum(node.op, node.shape[0], phases)
+            else:
+                value = arrived[i, None]
+            if isinstance(node.op, AvgPool) and node.op.divisor is not None and i:
+                divisors = self.network.weights[node.op.divisor]
+                value = value | self._layer(node.shape[0], value) if divisors.min() < divisors.max() else value
+            self.values[i] = value
+        phased: set[int] = set()
+        for index, phase in self.handed:
+            channels = self.network.nodes[index].shape[0]
+            if (index, phase) in arrived:
+                self.outputs.append(arrived[index, phase])
+            elif phase is not None:
+                # All phases come from one map, which is handed on once.
+                if index in phased:
+                    continue
+                phased.add(index)
+                self.outputs.append(self._read(index, self.network.nodes[index].inputs[0]))
+            else:
+                self.outputs.append(
+                    self.values[index] if self.torus.level[index] == self.index else self._filter(index)
+                )
+            self.heights.append(channels)
 
     def _filter(self, index: int) -> frozenset[int]:
         node = self.network.nodes[index]
@@ -169,18 +192,28 @@ class _Walk:
                 return curved | value if any(low != 0.0 for low in node.op.lower) else curved
             return value
         if isinstance(node.op, MaxPool):
-            for taps in node.op.kernel:
-                entrants = taps
-                while entrants > 1:
-                    for _ in range(entrants // 2):
-                        value |= self._layer(channels, value)
-                    entrants -= entrants // 2
-            return value
+            return self._maximum(node.op, channels, {(0,) * len(node.op.kernel): value})
         if isinstance(node.op, Conv):
             self.symbols += channels * self.network.nodes[node.inputs[0]].shape[0]
         return value
 
+    def _maximum(self, op: MaxPool, channels: int, phases: dict[Phase, frozenset[int]]) -> frozenset[int]:
+        """A separable tournament, one axis after the other, over the phases of what is read."""
+        for axis, (taps, step) in enumerate(zip(op.kernel, op.stride, strict=True)):
+            reduced: dict[Phase, frozenset[int]] = {}
+            for rest in sorted({phase[1:] for phase in phases}):
+                offsets = (op.dilation[axis] * tap - op.padding[axis][0] for tap in range(taps))
+                field = [phases[offset % step, *rest] for offset in offsets]
+                while len(field) > 1:
+                    rounds = [q | self._layer(channels, p | q) for p, q in zip(field[::2], field[1::2], strict=False)]
+                    field = rounds + (field[-1:] if len(field) % 2 else [])
+                reduced[rest] = field[0]
+            phases = reduced
+        return phases[()]
+
     def _layer(self, size: int, value: frozenset[int]) -> frozenset[int]:
+        if not value:
+            return value
         self.layers.append((size, value))
         return frozenset({len(self.parts) + len(self.layers) - 1})
 
@@ -192,12 +225,15 @@ class _Walk:
         return self.masks[index]
 
 
-def _crossings(network: Network, torus: Torus) -> list[tuple[int, ...]]:
-    """Per level the nodes whose filtered maps go on to the next torus; the cut node for the last."""
-    handed: list[list[int]] = [[] for _ in torus.strides]
+def _crossings(network: Network, torus: Torus) -> list[tuple[tuple[int, Phase | None], ...]]:
+    """Per level what goes on to the next torus: filtered maps, and what strided max-pools read, in its phases."""
+    handed: list[list[tuple[int, Phase | None]]] = [[] for _ in torus.strides]
     for index, node in enumerate(network.nodes[: torus.cut + 1]):
         if node.inputs and torus.level[node.inputs[0]] < torus.level[index]:
+            phases: list[Phase | None] = [None]
+            if isinstance(node.op, MaxPool):
+                phases = list(itertools.product(*(range(step) for step in node.op.stride)))
             for level in range(torus.level[node.inputs[0]], torus.level[index]):
-                handed[level].append(index)
-    handed[-1].append(torus.cut)
-    return [tuple(nodes) for nodes in handed]
+                handed[level].extend((index, phase) for phase in phases)
+    handed[-1].append((torus.cut, None))
+    return [tuple(crossing) for crossing in handed]
