@@ -1,6 +1,5 @@
 """Bounds on tori for tests, and the same multipliers on the zero-padded window, one copy per position."""
 
-import itertools
 import math
 from dataclasses import replace
 
@@ -59,9 +58,12 @@ class OnTorus:
 
     def on_the_window(self, multipliers):
         """The dense bound of the same multipliers, one copy per position of each layer's window."""
+        return dense_bound(self.widened(), self.by_name(multipliers))
+
+    def by_name(self, multipliers):
         names = [name for level in self.problem.names for name in level]
         assert len(set(names)) == len(names)
-        return dense_bound(self.widened(), dict(zip(names, multipliers, strict=True)))
+        return dict(zip(names, multipliers, strict=True))
 
     def widened(self):
         """The network with the slopes that its activations have on the torus."""
@@ -84,14 +86,17 @@ def dense_bound(network, by_name):
     return None if evaluation is None else evaluation.bound
 
 
-def per_position(network, name, total, by_name):
-    """A layer's multipliers, one copy per position; the rows of a strided max-pool differ by their column's phase."""
+def per_position(network, name, total, by_name, columns=None):
+    """A layer's multipliers, one copy per position; the rows of a strided max-pool differ by their column's phase.
+
+    ``columns`` is the extent of the last axis, by default the window's.
+    """
     if name in by_name:
         lam = by_name[name].numpy()
         return np.repeat(lam, total // len(lam))
     node, axis, turn = name.rsplit(".", 2)
     (pool,) = (other for other in network.nodes if other.name == node)
-    columns, step = network.nodes[pool.inputs[0]].shape[-1], pool.op.stride[-1]
+    columns, step = columns or network.nodes[pool.inputs[0]].shape[-1], pool.op.stride[-1]
     phases = np.stack([by_name[f"{node}.{axis}.{phase}.{turn}"].numpy() for phase in range(step)], axis=1)
     lam = phases[:, None, np.arange(columns) % step]
     return np.broadcast_to(lam, (len(lam), total // (len(lam) * columns), columns)).ravel()
@@ -116,11 +121,3 @@ def lower_and_keep(network):
         return sector.lower(network), kept
     finally:
         sector._slope = plain
-
-
-def frequencies(sides):
-    """All frequencies of a torus, in radians."""
-    return [
-        tuple(2.0 * math.pi * k / side for k, side in zip(index, sides, strict=True))
-        for index in itertools.product(*(range(side) for side in sides))
-    ]
