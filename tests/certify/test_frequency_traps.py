@@ -11,10 +11,6 @@ from lipray.certify.frequency.symbols import identity, turns
 PI = np.longdouble("3.14159265358979323846264338327950288")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the rounding of the waves is covered before the phases are formed, where it has their direction",
-)
 @pytest.mark.parametrize(("side", "index"), [(14, 6), (22, 1), (54, 17), (84, 13)])
 def test_phases_of_one_strong_alias_are_covered_across_their_direction(side, index):
     # One alias outweighs the other, so that the two phases x[2i], x[2i + 1] have a shape matrix of nearly rank one.

@@ -123,10 +123,16 @@ class _Elimination:
                     if last_use[k] <= j:
                         self.rows[k] = None
         row, gram, diagonal = self._outputs()
+        folded = 1 if self.phased else self.folded
+        summed = None
         if below is not None:
-            self._inflate(gram, diagonal, below[-1])
+            columns = sum(part.shape[-1] for part in row.values())
+            own, summed = self._inflate(diagonal, below[-1], columns)
+            gram.diagonal(dim1=-2, dim2=-1).add_(_over_aliases(own, folded))
         if self.phased:
             gram = self._in_phases(gram)
+        if summed is not None:
+            gram.diagonal(dim1=-2, dim2=-1).add_(_over_aliases(self._over_phases(summed), self.folded))
         gram = (gram + gram.mH) / (2.0 * self.folded)
         rows = (*(row if row is not None else {} for row in self.rows), row) if self.keep else ()
         return LevelFactor(gram, tuple(self.lams), tuple(self.scales), rows)
@@ -331,18 +337,28 @@ class _Elimination:
                     last[k] = max(last[k], j)
         return last
 
-    def _inflate(self, gram: torch.Tensor, diagonal: torch.Tensor, share: torch.Tensor) -> None:
-        """Raise the outputs' shape matrix by its share of the rounding, and by that of the sum over aliases."""
+    def _inflate(self, diagonal: torch.Tensor, share: torch.Tensor, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the outputs' shape matrices are raised by on the diagonal, to cover rounding: (F, m) each.
+
+        First each frequency's share of the factorisation's; then that of the sum over aliases and of the waves of
+        phases, whose error |error_ab| <= γ sqrt(Γ_aa Γ_bb) per alias is below γ m diag(Γ) as a matrix.
+        """
         size = torch.maximum(diagonal, self.least**2) * (1.0 + 8.0 * UNIT)
-        # |error_ab| of the sum, and of the waves of phases, is at most γ sqrt(Q_aa Q_bb) per alias, which is below
-        # γ m diag(Q) as a matrix.
         channels = sum(
             n * (1 if wave is None else wave.shape[1])
             for n, wave in zip(self.level.output_sizes, self.level.waves, strict=True)
         )
-        gamma = 4.0 * (self.folded + 40) * UNIT * channels
-        raised = _over_aliases(share * size + gamma * size, 1 if self.phased else self.folded) + 1e-300
-        gram.diagonal(dim1=-2, dim2=-1).add_(raised * (1.0 + 1e-9))
+        gamma = 4.0 * (self.folded * (columns + 4) + 40) * UNIT * channels
+        return (share * size + 1e-300) * (1.0 + 1e-9), gamma * size * (1.0 + 1e-9)
+
+    def _over_phases(self, values: torch.Tensor) -> torch.Tensor:
+        """Numbers per output channel, repeated for every phase it is handed on in."""
+        pieces = torch.split(values, list(self.level.output_sizes), dim=1)
+        repeated = [
+            piece if wave is None else piece.repeat(1, wave.shape[1])
+            for piece, wave in zip(pieces, self.level.waves, strict=True)
+        ]
+        return torch.cat(repeated, dim=1)
 
 
 def _over_aliases(values: torch.Tensor, folded: int) -> torch.Tensor:

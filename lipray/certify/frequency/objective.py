@@ -90,7 +90,10 @@ def close(setup: Setup, torus: Multipliers, results: Sequence[BundleResult]) -> 
     tail: Multipliers = ()
     if setup.tail is not None:
         gram, error = _sum(results)
-        tail = elimination.closed_form(with_input(setup.tail, factor_of(gram, error), proof=False))
+        root = factor_of(gram, error)
+        if root is None:
+            return None
+        tail = elimination.closed_form(with_input(setup.tail, root, proof=False))
         if len(tail) != setup.tail.depth:
             return None
     return _conclude(setup, torus, tail, results)

@@ -7,6 +7,7 @@ neuron. In the hybrid method the rows are a whole window.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -37,23 +38,25 @@ def tail_blocks(network: Network, node: int) -> tuple[Blocks, tuple[str, ...]]:
     return prepare(form), tuple(layer.name for layer in form.layers)
 
 
-def factor_of(gram: torch.Tensor, error: float) -> torch.Tensor:
+def factor_of(gram: torch.Tensor, error: float) -> torch.Tensor | None:
     """A lower triangular F with F Fᵀ ⪰ every matrix within ``error`` (2-norm) of ``gram``, positive semidefinite.
 
     Floating-point Cholesky of A completes with F Fᵀ = A + Δ, |Δ_ij| <= γ_{n+1} |f_i||f_j|, so ‖Δ‖ <= γ tr(A) / (1 - γ)
-    (Higham 2002, theorem 10.3); A is ``gram`` with twice that, and the error, added to its diagonal.
+    (Higham 2002, theorem 10.3); A is ``gram`` with twice that, and the error, added to its diagonal. ``None`` where the
+    numbers are not finite.
     """
     n = gram.shape[0]
     trace = float(gram.diagonal().clamp(min=0.0).sum()) + n * error
     gamma = 4.0 * (n + 2) * UNIT
     raised = error * (1.0 + 1e-9) + 4.0 * gamma * trace + 1e-300
-    while True:
+    while math.isfinite(raised):
         A = gram.clone()
         A.diagonal().add_(raised)
         F, info = torch.linalg.cholesky_ex(A)
         if int(info) == 0:
             return torch.tril(F)
         raised *= 10.0
+    return None
 
 
 def with_input(blocks: Blocks, factor: torch.Tensor, *, proof: bool) -> Blocks:
@@ -81,14 +84,18 @@ def certify_tail(
     blocks: Blocks, gram: torch.Tensor, error: float, multipliers: Sequence[np.ndarray]
 ) -> Evaluation | None:
     """The certified bound of the whole network from the rows' shape matrix and the tail's multipliers."""
-    return evaluate(with_input(blocks, factor_of(gram, error), proof=True), multipliers)
+    factor = factor_of(gram, error)
+    return None if factor is None else evaluate(with_input(blocks, factor, proof=True), multipliers)
 
 
 def measure_tail(
     blocks: Blocks, gram: torch.Tensor, multipliers: Sequence[torch.Tensor], power: float
 ) -> TailPoint | None:
     """The smoothed value and its derivatives; ``None`` where infeasible."""
-    loaded = with_input(blocks, factor_of(gram, 0.0), proof=False)
+    root = factor_of(gram, 0.0)
+    if root is None:
+        return None
+    loaded = with_input(blocks, root, proof=False)
     factor = eliminate(loaded, multipliers, proof=False)
     if factor is None:
         return None
