@@ -18,7 +18,7 @@ Phase = tuple[int, ...]
 
 COMPLEX = 16
 """Bytes of a complex128."""
-RATE = 1.8e10
+RATE = 2.7e10
 """Real operations per second of one core inside the recursion, whose matrices are small (measured)."""
 LEVEL_SECONDS = 2e-3
 """Seconds that every level costs in every pass, however few its frequencies are."""
@@ -29,7 +29,7 @@ ROUND_PASSES = 2.2
 """What a step of the optimiser costs, in passes."""
 ROUNDS = 150
 """Steps of an optimiser without a limit, for the estimate only."""
-COPIES = 2.0
+COPIES = 1.2
 """Copies of a level's factor, temporaries counted, while a sweep is in it (measured)."""
 
 

@@ -85,6 +85,7 @@ class Rounds:
     def __init__(self, task: Task, torus: TorusWork, executor: Executor, heartbeat: Heartbeat = _ignore) -> None:
         self.lost: list[Failure] = []
         self._task, self._torus, self._executor, self._heartbeat = task, torus, executor, heartbeat
+        self._held = 8 * sum(array.size for array in task.work.network.weights.values())
         self._numbers = itertools.count(1)
         self._start = time.monotonic()
 
@@ -106,7 +107,7 @@ class Rounds:
         torus, groups = self._torus, len(bundle.groups)
         label = f"{self._task.label} round {number}/{index + 1}"
         # The solver cuts bundles to the memory allowed, by an estimate of its own.
-        memory = min(groups * torus.group_memory, max(bundle_memory(self._task), torus.group_memory))
+        memory = self._held + min(groups * torus.group_memory, max(bundle_memory(self._task), torus.group_memory))
         return Task(label, label, self._task.group, bundle, memory, torus.pass_seconds * groups / torus.groups)
 
 
