@@ -2,7 +2,8 @@
 
 Frequency: one multiplier per channel, on tori until the maps end. Hybrid: the same first, and then the torus is left
 for the dense window where memory allows, one multiplier per neuron from there, starting from the frequency method's
-answer. A window is a restriction of its torus, so that the hybrid bound is the smaller of the two from the start.
+answer. A window is a restriction of its torus, so that where later layers read nothing outside their windows the
+hybrid bound is the smaller of the two from the start; otherwise optimisation has to make it so. The smaller is kept.
 """
 
 from __future__ import annotations

@@ -2,12 +2,11 @@
 
 Behind a head the groups' shares of Q add up, and most of the sum comes from a few (from ω = 0 alone behind a
 global average pool); for an output map only the largest counts. The optimiser works on those and holds the others'
-share fixed; its answer is proven on all groups, and groups that refuse it join.
+share fixed; its answer is proven on all groups, mixed with the closed form where some refuse it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,8 +26,8 @@ WORTHWHILE = 2e9
 """Below this many complex products per round all groups are worked on."""
 
 
-def choose_working(setup: Setup, known: Proven, means: Means, refusing: Sequence[int] = ()) -> Working:
-    """The working groups: the weightiest at the known multipliers, and ``refusing`` ones (their indices)."""
+def choose_working(setup: Setup, known: Proven, means: Means) -> Working:
+    """The working groups: the weightiest at the known multipliers."""
     order = np.argsort(-known.loads, kind="stable")
     if round_work(setup) < WORTHWHILE:
         chosen = set(range(len(setup.groups)))
@@ -37,7 +36,6 @@ def choose_working(setup: Setup, known: Proven, means: Means, refusing: Sequence
     else:
         covered = np.cumsum(known.loads[order])
         chosen = {int(i) for i in order[: 1 + int(np.searchsorted(covered, COVERED * covered[-1]))]}
-    chosen |= set(refusing)
     groups = tuple(setup.groups[i] for i in sorted(chosen))
     part = replace(setup, groups=groups)
     local = means.spread is in_place
