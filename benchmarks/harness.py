@@ -145,10 +145,9 @@ class Results:
         shown = ", ".join(f"{c.heading} {_cell(c, values)}" for c in self.columns if values.get(c.key) is not None)
         print(f"  {shown} ({time.perf_counter() - start:.1f} s in all)", flush=True)
 
-    def derive(self, key: str, values: Row) -> None:
-        """Set a row that follows from other rows; it is worked out anew by every run."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        self.rows[key] = {**values, "date": now, "identity": self._identity, "repeat": self.repeat}
+    def derive(self, key: str, values: Row, like: Row) -> None:
+        """Set a row that follows from others; date and circumstances are those of ``like``."""
+        self.rows[key] = {**values, **{name: like[name] for name in ("date", "identity", "repeat")}}
         self._write()
 
     def skip(self, key: str, why: str) -> None:
