@@ -10,7 +10,7 @@ from lipray.certify.frequency.objective import Means, Proven, close, perform
 from lipray.certify.frequency.setup import Multipliers, Setup, sample
 from lipray.certify.frequency.sweep import closed_form
 
-ROUNDS = 4
+ROUNDS = 8
 """How often groups that refuse the closed form join those it is chosen on."""
 
 
@@ -30,7 +30,11 @@ def closed_start(setup: Setup, means: Means) -> Proven | None:
         refused = [bundle for bundle, result in zip(batch, results, strict=True) if not result.feasible]
         if not refused:
             return close(setup, torus, results)
-        known |= {group for bundle in refused for group in bundle.groups[:: max(1, len(bundle.groups) // 2)]}
+        # Always some that were not looked at yet, twice as many every time: the sample may not be refused itself.
+        fresh = [group for bundle in refused for group in bundle.groups if group not in known]
+        if not fresh:
+            return None
+        known.update(fresh[:: max(1, len(fresh) // max(2, len(known)))])
         chosen = tuple(group for group in setup.groups if group in known)
     return None
 
