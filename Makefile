@@ -16,7 +16,7 @@ help:
 	@echo "make estimate   install, and bound the trained digits network of examples/ on an embedded Ray"
 	@echo "make test       install the test tools, then ruff, mypy and the tests"
 	@echo "make test-slow  the tests that take minutes"
-	@echo "make bench      the benchmarks, into benchmarks/results (an hour); bench-short is a smoke run of minutes"
+	@echo "make bench      the benchmarks, into benchmarks/results (hours); bench-short is a smoke run of minutes"
 	@echo "make lint       ruff and mypy only"
 	@echo "make format     let ruff rewrite"
 	@echo "make clean      remove the environment and caches"
@@ -36,7 +36,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 # Interrupted, it goes on where it stopped. Single benchmarks: see the head of benchmarks/*.py.
-BENCHMARKS := tightness speed partition
+BENCHMARKS := tightness speed partition frequency sizes depth peak rounds
 bench: $(VENV)/.installed-bench
 	@failed=; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || failed=1; done; \
 	$(MAKE) --no-print-directory bench-report && test -z "$$failed"

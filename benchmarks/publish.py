@@ -56,6 +56,47 @@ SPEED = (
     Column("s", "seconds", harness.seconds),
 )
 
+TORI = {
+    "chain_C3_CH8": "chain_C3_CH8, 2 convolutions of 8 channels",
+    "chain_C5_CH8": "chain_C5_CH8, 4 of 8",
+    "chain_C9_CH8": "chain_C9_CH8, 8 of 8",
+    "chain_C5_CH16": "chain_C5_CH16, 4 of 16",
+    "chain_D16_CH8": "16 of 8, trained here",
+    "chain_D16_CH16": "16 of 16, trained here",
+    "chain_D8_CH32": "8 of 32, trained here",
+    "chain_D16_CH32": "16 of 32, trained here",
+    "LeNet5_wd": "LeNet5_wd, MNIST",
+    "2C2F_wd": "2C2F_wd, MNIST",
+    "2C2F": "2C2F, MNIST",
+    "digits_deep": "digits_deep, conv 8, 16, 16, dense",
+}
+"""Networks of the table of the methods on tori, and of its plot."""
+
+FREQUENCY = (
+    Column("network", "shown"),
+    Column("product", "product", harness.upper),
+    Column("LipLT", "liplt", harness.upper),
+    Column("ECLipsE-Fast", "eclipse", harness.upper),
+    Column("GLipSDP, published", "glipsdp", harness.number),
+    Column("frequency", "frequency", harness.upper),
+    Column("s", "seconds", harness.seconds),
+    Column("hybrid", "hybrid", harness.upper),
+    Column("s", "hybrid_seconds", harness.seconds),
+    Column("attained", "lower", harness.lower),
+)
+
+SIZES = (
+    Column("network", "network"),
+    Column("weights", "weights"),
+    Column("product", "product", harness.upper),
+    Column("closed form", "bound", harness.upper),
+    Column("of the product", "of_product", harness.share),
+    Column("s", "wall", harness.seconds),
+    Column("MiB", "peak", harness.mebibytes),
+    Column("in 20 min", "optimised", harness.upper),
+    Column("of the closed form", "of_closed", harness.share),
+)
+
 
 def results(name: str) -> dict[str, Row]:
     """The rows of a benchmark, none where it was not run."""
@@ -71,6 +112,9 @@ def replace(marker: str, lines: list[str]) -> None:
     """Put lines between the README's markers of that name."""
     text = README.read_text(encoding="utf-8")
     start, end = f"<!-- {marker} -->\n", f"<!-- end of {marker} -->"
+    if start not in text:
+        print(f"{README.name}: no place for {marker}")
+        return
     head, rest = text.split(start)
     _, tail = rest.split(end)
     README.write_text(head + start + "\n".join(lines) + "\n" + end + tail, encoding="utf-8")
@@ -162,6 +206,111 @@ def partition() -> None:
     _save(figure, "partition.svg")
 
 
+def frequency() -> None:
+    """The table of the methods on tori, and its plot."""
+    found = results("frequency")
+    rows: dict[str, Row] = {}
+    for name, text in TORI.items():
+        plain = found.get(f"{name} torus 15") or found.get(f"{name} frequency")
+        if plain is None:
+            continue
+        hybrid = found.get(f"{name} hybrid")
+        rows[name] = {**plain["known"], "shown": text, "frequency": plain["bound"], "seconds": plain["seconds"]}
+        if hybrid is not None:
+            rows[name] |= {"hybrid": hybrid["bound"], "hybrid_seconds": hybrid["seconds"]}
+    if not rows:
+        return
+    replace("frequency", harness.table(FREQUENCY, rows))
+    marks = (
+        ("product", "product", "o", "0.45"),
+        ("liplt", "LipLT", "s", "0.45"),
+        ("eclipse", "ECLipsE-Fast", "^", "0.45"),
+        ("glipsdp", "GLipSDP, published", "x", "0.45"),
+        ("frequency", "lipray, frequency", "D", "C0"),
+        ("hybrid", "lipray, hybrid", "D", "C1"),
+    )
+    figure, axes = plt.subplots(figsize=(7.5, 0.38 * len(rows) + 1.4))
+    names = list(rows)[::-1]
+    for key, label, mark, colour in marks:
+        known = [(rows[n][key] / rows[n]["lower"], at) for at, n in enumerate(names) if rows[n].get(key) is not None]
+        if known:
+            axes.scatter(*zip(*known, strict=True), marker=mark, s=28, color=colour, label=label, zorder=2)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xscale("log")
+    axes.set_xlim(left=0.97)
+    axes.set_xlabel("upper bound ÷ attained lower bound (1 is exact)")
+    axes.legend(loc="best", frameon=False, fontsize=9)
+    _save(figure, "frequency.svg")
+
+
+def sizes() -> None:
+    """The table of whole networks, and the plot of what a budget gives."""
+    found = results("sizes")
+    rows = {key.removesuffix(" closed form"): dict(row) for key, row in found.items() if key.endswith("closed form")}
+    budgets = {key.removesuffix(" budget"): row for key, row in found.items() if key.endswith("budget")}
+    for name, row in rows.items():
+        row.pop("of_closed", None)
+        if name in budgets and "bound" in budgets[name]:
+            row |= {"optimised": budgets[name]["bound"], "of_closed": budgets[name]["of_closed"]}
+    if rows:
+        replace("sizes", harness.table(SIZES, rows))
+    figure, axes = plt.subplots(figsize=(7.5, 3.6))
+    drawn = 0
+    for colour, (name, row) in zip(("C0", "C1", "C2"), budgets.items(), strict=False):
+        steps = [(event["at"], event["upper"]) for event in row.get("events", ()) if event.get("upper")]
+        if not steps:
+            continue
+        drawn += 1
+        at, height = zip(*steps, strict=True)
+        axes.step(at, [value / row["product"] for value in height], where="post", color=colour, label=name)
+    if drawn:
+        axes.set_yscale("log")
+        axes.set_xlabel("seconds")
+        axes.set_ylabel("certified bound ÷ product")
+        axes.legend(frameon=False, fontsize=9)
+        _save(figure, "budget.svg")
+    plt.close(figure)
+
+
+def scaling() -> None:
+    """Sentences on depth, peak and Ray, and the plot against depth."""
+    lines = []
+    found = results("depth")
+    ways = {way: [row for row in found.values() if row["way"] == way] for way in ("closed form", "gradient")}
+    for way in ways:
+        fit = found.get(f"{way} fit")
+        if fit is not None:
+            lines.append(
+                f"- {way}, chains of 10 to 100 layers: {fit['slope'] * 1e3:.0f} ms per layer, at most {fit['off']:.0%} "
+                f"off a straight line; peak memory grows {fit['growth']:.2f} times."
+            )
+    lines += [
+        f"- {row['network']}, {row['what']}: {row['share']:.0%} of the matrix-product peak."
+        for row in results("peak").values()
+        if row["what"] in {"proof", "gradient"}
+    ]
+    lines += [
+        f"- {row['network']}, rounds of the {row['kind']} over two Ray workers: efficiency {row['efficiency']:.2f}."
+        for row in results("rounds").values()
+    ]
+    if lines:
+        replace("scaling", lines)
+    if not all(ways.values()):
+        return
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 2.9))
+    for way, rows in ways.items():
+        depths = [row["depth"] for row in rows]
+        left.plot(depths, [row["seconds"] for row in rows], "o-", label=way)
+        right.plot(depths, [row["peak"] / 2**20 for row in rows], "o-", label=way)
+    for axes, label in ((left, "seconds"), (right, "peak memory, MiB")):
+        axes.set_xlabel("convolutions")
+        axes.set_ylabel(label)
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+    left.legend(frameon=False, fontsize=9)
+    _save(figure, "depth.svg")
+
+
 def _plain_ticks(axes: plt.Axes, ticks: tuple[float, ...]) -> None:
     """Numbers instead of powers of ten, those that lie on the axis."""
     low, high = axes.get_xlim()
@@ -181,7 +330,7 @@ def _save(figure: plt.Figure, name: str) -> None:
 
 def main() -> int:
     """Write what was measured into the documents."""
-    parts: tuple[Callable[[], None], ...] = (estimate, tightness, speed, partition)
+    parts: tuple[Callable[[], None], ...] = (estimate, tightness, speed, partition, frequency, sizes, scaling)
     for part in parts:
         part()
     return 0
