@@ -220,7 +220,8 @@ def frequency() -> None:
             rows[name] |= {"hybrid": hybrid["bound"], "hybrid_seconds": hybrid["seconds"]}
     if not rows:
         return
-    replace("frequency", harness.table(FREQUENCY, rows))
+    picture = "![Upper bounds divided by the attained lower bound](docs/img/frequency.svg)"
+    replace("frequency", [*harness.table(FREQUENCY, rows), "", picture])
     marks = (
         ("product", "product", "o", "0.45"),
         ("liplt", "LipLT", "s", "0.45"),
@@ -253,7 +254,8 @@ def sizes() -> None:
         if name in budgets and "bound" in budgets[name]:
             row |= {"optimised": budgets[name]["bound"], "of_closed": budgets[name]["of_closed"]}
     if rows:
-        replace("sizes", harness.table(SIZES, rows))
+        picture = ["", "![Certified bound against time](docs/img/budget.svg)"] if budgets else []
+        replace("sizes", [*harness.table(SIZES, rows), *picture])
     figure, axes = plt.subplots(figsize=(7.5, 3.6))
     drawn = 0
     for colour, (name, row) in zip(("C0", "C1", "C2"), budgets.items(), strict=False):
@@ -293,6 +295,8 @@ def scaling() -> None:
         f"- {row['network']}, rounds of the {row['kind']} over two Ray workers: efficiency {row['efficiency']:.2f}."
         for row in results("rounds").values()
     ]
+    if all(ways.values()):
+        lines += ["", "![Time and memory against depth](docs/img/depth.svg)"]
     if lines:
         replace("scaling", lines)
     if not all(ways.values()):
