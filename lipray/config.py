@@ -43,6 +43,8 @@ def parse_duration(value: object) -> object:
     Raises:
         ValueError: the text is no duration.
     """
+    if isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a duration; write it like 90s, 10m, 8h or 1h30m")  # noqa: TRY004 - pydantic's way
     if not isinstance(value, str):
         return value
     match = _DURATION.fullmatch(value.strip().lower())
@@ -55,7 +57,7 @@ def parse_duration(value: object) -> object:
 
 
 def parse_name(value: object) -> object:
-    """A node's name; a number in a YAML file is one too, and so is its ``null`` spelled out."""
+    """A node's name; a bare number in a YAML file is one too."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 

@@ -15,6 +15,8 @@ SEARCH_SHARE = 1 / 6
 """Part of a budget that the search for a lower bound may take, by estimate."""
 SOLVE_SHARE = 2 / 3
 """Part of a budget for the sub-problems that are solved each by one task; the rest is for what comes before."""
+LEAST = 0.01
+"""Seconds given where nothing is left."""
 SLACK = 2.0
 """An estimate is off by this factor at times: a closed form is tried if half of it fits what is left."""
 
@@ -59,13 +61,12 @@ class Clock:
 def torus_limit(torus: TorusWork, settings: Settings, width: int, left: float, share: float) -> float | None:
     """Time limit (seconds) of a problem on tori whose rounds are shared by ``width`` workers, ``None`` for no limit.
 
-    Within a budget it is the problem's ``share`` of what is ``left``, less a last pass over all frequencies, which
-    proves the answer. Without one, and without a number of iterations, a multiple of the closed form.
+    Within a budget it is the problem's ``share`` of what is ``left``; the solver keeps what its last proof takes.
+    Without one, and without a number of iterations, a multiple of the closed form.
     """
     limit = settings.time_limit
     if math.isfinite(left):
-        mine = share * left
-        mine = max(mine - min(torus.pass_seconds / width, mine / 2), 0.01)
+        mine = max(share * left, LEAST)
         return mine if limit is None else min(mine, limit)
     return default_limit(settings, torus.closed_form_seconds / width)
 

@@ -29,6 +29,36 @@ def broken():
 def number():
     return 3
 """
+JOIN = """
+from torch import nn, relu
+
+class Join(nn.Module):
+    def __init__(self, channels, padding):
+        super().__init__()
+        self.branch = nn.Conv2d(2, channels, 3, padding=padding)
+
+    def forward(self, x):
+        return relu(x + self.branch(x))
+
+def channels():
+    return Join(3, 1)
+
+def positions():
+    return Join(2, 0)
+
+def deep():
+    return nn.Sequential(nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 4), nn.ReLU())
+
+def norm():
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU()).eval()
+    net[1].running_var[1] = float("nan")
+    return net
+
+def slope():
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.PReLU(3))
+    net[1].weight.data[2] = float("nan")
+    return net
+"""
 NET = ("--input-shape", "1,4,4", "--executor", "serial", "--lower-starts", "0")
 
 
@@ -83,6 +113,34 @@ def test_models_that_are_not_there(command, model, says):
 
 def test_unsupported_layer_is_named():
     refused(4, "estimate", "model.py:normed", "--input-shape", "4", "--executor", "serial", says=["'1'", "LayerNorm"])
+
+
+def test_a_residual_join_of_unequal_shapes_is_named():
+    Path("join.py").write_text(JOIN)
+    for name in ("channels", "positions"):
+        words = ("estimate", f"join.py:{name}", "--input-shape", "2,6,6", "--executor", "serial")
+        refused(4, *words, says=["Join", "(2, 6, 6)", "must match the size"])
+
+
+def test_an_input_too_small_for_the_network_is_named():
+    Path("join.py").write_text(JOIN)
+    words = ("estimate", "join.py:deep", "--input-shape", "2,5,5", "--executor", "serial")
+    refused(4, *words, says=["'2'", "(2, 3, 3)", "no smaller than its 4x4 kernel"])
+    refused(4, "estimate", "vgg16", "--input-shape", "3,16,16", "--executor", "serial", says=["too small for vgg16"])
+
+
+def test_one_channel_that_is_not_a_number_is_named():
+    Path("join.py").write_text(JOIN)
+    for name, tensor in (("norm", "1.running_var"), ("slope", "1.weight")):
+        words = ("estimate", f"join.py:{name}", "--input-shape", "2,6,6", "--executor", "serial")
+        refused(4, *words, says=[tensor, "1 of 3 entries"])
+
+
+def test_a_gpu_that_is_not_there():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    for words in (NET, (*NET, "--method", "hybrid"), (*NET[:2], "--method", "frequency")):
+        refused(2, "estimate", "model.py:net", *words, "--device", "cuda", says=["--device", "CUDA"])
 
 
 @pytest.mark.parametrize(
@@ -170,6 +228,18 @@ def test_missing_input_shape():
         (("--out", "."), 7, "holds files"),
         (("--colour", "red"), 2, "--colour"),
         (("--address", "auto"), 2, "executor"),
+        (("--budget", "soon"), 2, "--budget"),
+        (("--budget", "0s"), 2, "--budget"),
+        (("--time-limit", "soon"), 2, "--time-limit"),
+        (("--switch", "nowhere"), 2, "It can after: input, 0, 1"),
+        (("--switch", "3", "--method", "hybrid"), 2, "cannot be left after"),
+        (("--switch", "0", "--method", "ellipsoid"), 2, "switch"),
+        (("--switch", "0", "--method", "frequency"), 2, "hybrid"),
+        (("--no-chain",), 2, "block_depth"),
+        (("--chain", "--method", "ellipsoid"), 2, "chain"),
+        (("--device", "tpu"), 2, "--device"),
+        (("--method", "frequency", "--partition-factor", "2"), 5, "does not tile"),
+        (("--method", "frequency", "--memory", "1kB"), 5, "Set --memory"),
     ],
 )
 def test_bad_options(words, code, says):

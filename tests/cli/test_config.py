@@ -115,3 +115,42 @@ def test_errors_name_what_the_user_wrote(tmp_path):
     with pytest.raises(ConfigError, match="lower_start: is not an option") as caught:
         make_config({}, file)
     assert "lower_starts" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("10m", 600), ("8h", 28800), ("1h30m", 5400), ("0.5h", 1800), ("2d", 172800), ("45", 45), (7, 7)],
+)
+def test_durations(text, seconds):
+    assert EstimateConfig(budget=text).budget == seconds
+    assert EstimateConfig(time_limit=text).time_limit == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "10x", "-3s", "0s", "h10", "10 20", "inf", True])
+def test_bad_durations(text):
+    with pytest.raises(ValidationError):
+        EstimateConfig(budget=text)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "ellipsoid", "switch": "conv1"},
+        {"method": "sdp", "device": "cuda"},
+        {"method": "product", "chain": True},
+        {"method": "frequency", "switch": "conv1"},
+        {"chain": False},
+        {"device": "tpu"},
+        {"switch": ""},
+    ],
+)
+def test_options_on_tori_that_contradict_each_other(options):
+    with pytest.raises(ValidationError):
+        EstimateConfig(**options)
+
+
+def test_options_on_tori_that_go_together():
+    assert EstimateConfig(method="frequency", switch="none").switch == "none"
+    assert EstimateConfig(switch=3).switch == "3"
+    assert EstimateConfig(chain=False, block_depth=2).chain is False
+    assert EstimateConfig(device="cuda").device == "cuda"

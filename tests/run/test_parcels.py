@@ -2,10 +2,12 @@
 
 import numpy as np
 
+from lipray.certify.frequency.bundle import Bundle, perform_bundle
 from lipray.model.network import Dense, Input, Network, Node
 from lipray.partition.subproblem import Settings, Subproblem
 from lipray.run.executor import Task
-from lipray.run.parcels import BATCH_LENGTH, batches, pack, share, unpack
+from lipray.run.parcels import BATCH_LENGTH, KNOWN_NETWORKS, batches, pack, share, unpack
+from tests.maps import Maps
 
 
 def network(weights, keys):
@@ -44,3 +46,42 @@ def test_short_tasks_travel_together_and_long_ones_alone():
     assert max(map(len, made)) == BATCH_LENGTH
     few = batches([task(f"s{i}", net, 0.001) for i in range(6)], cpus=3)
     assert len(few) == 6
+
+
+def test_a_network_with_a_token_is_put_together_once():
+    net = network({"a": np.eye(3), "b": np.ones((3, 3))}, "ab")
+    tasks = [task(f"t{i}", net) for i in range(3)]
+    shared = share(tasks)
+    known = {}
+    first, second = (unpack(pack(item, shared, "one"), shared, known) for item in tasks[:2])
+    assert first.work.network is second.work.network
+    assert first.work.network.content_hash() == net.content_hash()
+    assert (first.key, second.key) == ("t0", "t1")
+    # Without a token, or without a memory, every trip stands alone.
+    assert unpack(pack(tasks[2], shared), shared, known).work.network is not first.work.network
+    assert unpack(pack(tasks[2], shared, "one"), shared).work.network is not first.work.network
+
+
+def test_only_a_few_networks_are_remembered():
+    known = {}
+    nets = [network({"a": np.eye(3) * i}, "a") for i in range(5)]
+    for i, net in enumerate(nets):
+        item = task(f"t{i}", net)
+        back = unpack(pack(item, share([item]), str(i)), share([item]), known)
+        assert np.array_equal(back.work.network.weights["a"], net.weights["a"])
+    assert list(known) == [str(i) for i in range(5)][-KNOWN_NETWORKS:]
+
+
+def test_bundles_of_frequencies_travel_like_any_work():
+    maps = Maps(1, 6, 6)
+    maps.conv(2, padding=1)
+    maps.act()
+    net = maps.network()
+    bundle = Bundle(net, 2, False, (((0, 0), 1),), (np.full(2, 0.01),), "value")
+    item = Task("b", "b", "block1", bundle, 1, 1.0)
+    shared = share([item])
+    parcel = pack(item, shared, "token")
+    assert not parcel.task.work.network.weights
+    back = unpack(parcel, shared, {})
+    assert perform_bundle(back.work).top == perform_bundle(bundle).top
+    assert back.device == "cpu"
