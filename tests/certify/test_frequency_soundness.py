@@ -63,7 +63,7 @@ def check_against_dense(network, seed):
         assert top == pytest.approx(np.linalg.eigvalsh(gram)[-1], abs=1e-9 * size)
 
 
-@settings(quick, max_examples=60)
+@settings(quick, max_examples=45)
 @given(map_networks(limit=20, layers=5, side=5), st.integers(0, 2**16))
 def test_the_frequencies_are_the_dense_inequality_on_the_torus(network, seed):
     check_against_dense(network, seed)
@@ -334,6 +334,38 @@ def test_multipliers_on_the_brink_are_either_proven_or_refused(strided, seed):
     with mp.workdps(DIGITS):
         # Not refused far too early: a little further the inequality is false.
         assert exact_gram(Circular(network, torus.torus), torus.by_name(between(high + 1e-6))) is None
+
+
+def test_rows_over_the_window_are_proven_in_exact_arithmetic():
+    """A pool and a dense layer behind the torus: Q and its error bound against W C M⁻¹ Cᵀ Wᵀ in 60 digits."""
+    maps = Maps(1, 6, seed=13)
+    maps.conv(2, kernel=2)
+    relu = maps.act()
+    maps.average(kernel=2, stride=3)
+    maps.flatten()
+    maps.dense(3)
+    network = maps.network()
+    torus = OnTorus(network)
+    assert (torus.torus.cut, torus.end, torus.head.rows) == (relu, len(network.nodes) - 1, 3)
+    lam = torus.closed()
+    dense = Circular(network, torus.torus)
+    # Halves of the dense layer's weights, exact: each pool reads two of the window's five entries.
+    rows = np.zeros((3, 2, 5))
+    weight = maps.weights[network.nodes[-1].op.weight].reshape(3, 2, 2)
+    for place, start in enumerate((0, 3)):
+        rows[:, :, start : start + 2] = weight[:, :, place, None] / 2.0
+    rows = rows.reshape(3, -1)
+    index = [int(i) for i in dense.window()]
+    with mp.workdps(DIGITS):
+        exact = exact_gram(dense, torus.by_name(lam))
+        part = mp.matrix([[exact[a, b] for b in index] for a in index])
+        W = mp.matrix([[mpf(float(v)) for v in row] for row in rows])
+        expected = W * part * W.T
+        share = torus.share(lam)
+        excess = mp.matrix(share.gram.tolist()) - expected + mp.eye(3) * mpf(share.error)
+        top = max(mp.eigsy(expected, eigvals_only=True))
+        assert min(mp.eigsy(excess, eigvals_only=True)) >= 0
+        assert share.error <= 1e-9 * top
 
 
 @pytest.mark.parametrize("power", [-400, -60, 60, 400])
