@@ -189,3 +189,55 @@ def test_events_reach_the_caller(module):
     lipray.estimate(module, (1, 6, 6), lower_starts=2, notify=events.append)
     assert type(events[0]).__name__ == "PlanReady"
     assert type(events[-1]).__name__ == "TaskDone"
+
+
+def test_a_method_on_tori_reports_its_ways_and_stages():
+    result = estimate("--method", "hybrid", "--iterations", "3", "--lower-starts", "0")
+    [block] = result["blocks"]
+    assert (result["method"], block["method"]) == ("hybrid", "hybrid")
+    assert {"product", "closed_form", "frequency"} <= set(block["alternatives"])
+    assert result["upper"] == block["upper"] == min(block["alternatives"].values())
+    stay = estimate("--method", "hybrid", "--switch", "none", "--iterations", "3", "--lower-starts", "0")
+    assert stay["upper"] >= result["upper"] * (1 - 1e-9)
+    named = estimate("--switch", "1", "--iterations", "0", "--lower-starts", "0")
+    assert named["method"] == "hybrid"
+
+
+def test_a_plan_names_each_blocks_method_its_tori_and_why():
+    words = ("plan", "model.py:net", "--input-shape", "1,6,6")
+    text = invoke(*words).stdout
+    assert "ellipsoid, its LMI has order" in text
+    text = " ".join(invoke(*words, "--method", "hybrid", "--switch", "1").stdout.split())
+    for part in ("tori 7×7", "left after 1 for the dense window", "groups of frequencies", "closed form"):
+        assert part in text
+    record = json.loads(invoke(*words, "--method", "hybrid", "--switch", "none", "--json").stdout)
+    [block] = record["blocks"]
+    assert block["torus"]["switch"] is None
+    assert block["torus"]["sides"] == [[7, 7]]
+    assert block["torus"]["group_memory"] > 0
+    assert block["reason"]
+
+
+def test_blocks_of_a_depth_are_solved_apart_and_a_chain_is_one():
+    apart = estimate("--method", "frequency", "--block-depth", "1", "--iterations", "0", "--lower-starts", "0")
+    chain = estimate(
+        "--method", "frequency", "--block-depth", "1", "--chain", "--iterations", "0", "--lower-starts", "0"
+    )
+    assert len(apart["blocks"]) == 2
+    assert len(chain["blocks"]) == 1
+    assert chain["upper"] <= apart["upper"] * (1 + 1e-9)
+
+
+def test_a_budget_ends_with_a_bound():
+    tiny = estimate("--method", "frequency", "--budget", "0.01s")
+    assert 0 < tiny["upper"] < float("inf")
+    ample = estimate("--method", "frequency", "--budget", "5m", "--lower-starts", "4")
+    assert ample["upper"] <= tiny["upper"]
+    assert 0 < ample["lower"] <= ample["upper"]
+
+
+def test_margins_are_there_from_python(module):
+    table = lipray.estimate(module, (1, 6, 6), method="frequency", iterations=2, lower_starts=0).pairwise
+    assert table.shape == (3, 3)
+    pair = lipray.estimate(module, (1, 6, 6), pairs=(0, 2), lower_starts=0).upper
+    assert pair <= table[0, 2] * (1 + 1e-9)

@@ -75,8 +75,8 @@ def sabotage(monkeypatch):
     whole = ray_executor.pack
 
     def plant(word, bomb):
-        def pack(task, shared):
-            parcel = whole(task, shared)
+        def pack(task, shared, token=None):
+            parcel = whole(task, shared, token)
             return replace(parcel, arrays=(*parcel.arrays, bomb)) if word in task.label else parcel
 
         monkeypatch.setattr(ray_executor, "pack", pack)
@@ -150,6 +150,64 @@ def test_a_worker_that_dies_once_costs_nothing(executor, sabotage, tmp_path):
     assert (tmp_path / "mark").exists()
     assert not outcome.failures
     assert not any(block.fallbacks for block in outcome.bound.blocks)
+
+
+@pytest.fixture
+def coordinated(monkeypatch):
+    """Have every problem on tori coordinated, however short its rounds."""
+    from lipray.run import tasks
+
+    monkeypatch.setattr(tasks, "LONG_ROUND", 0.0)
+
+
+TORI = EstimateConfig(method="frequency", iterations=2, lower_starts=0, workers=2)
+
+
+@pytest.mark.usefixtures("coordinated")
+def test_rounds_are_shared_by_the_workers_and_the_arrays_travel_once(executor, monkeypatch):
+    import ray
+
+    rounds, puts = [], []
+    put = ray.put
+    monkeypatch.setattr(ray, "put", lambda value: puts.append(value) or put(value))
+    run = executor.run
+    monkeypatch.setattr(executor, "run", lambda tasks, **more: rounds.append(len(tasks)) or run(tasks, **more))
+    outcome = estimate_network(convolutions(), TORI, executor)
+    here = estimate_network(convolutions(), TORI, SerialExecutor(threads=1))
+    assert outcome.bound.upper == pytest.approx(here.bound.upper, rel=1e-6)
+    assert not outcome.failures
+    assert len([count for count in rounds if count == 2]) > 1
+    # One for the product bound's task, and one for all rounds.
+    assert len(puts) == 2
+    assert not executor._kept
+
+
+@pytest.mark.usefixtures("coordinated")
+def test_a_worker_that_dies_in_a_round_costs_one_bundle_of_it(executor, sabotage, tmp_path):
+    sabotage("round", Bomb(str(tmp_path / "mark"), value="w0"))
+    outcome = estimate_network(convolutions(), TORI, executor)
+    assert (tmp_path / "mark").exists()
+    here = estimate_network(convolutions(), TORI, SerialExecutor(threads=1))
+    assert outcome.bound.upper == pytest.approx(here.bound.upper, rel=1e-6)
+    assert not outcome.failures
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("coordinated")
+def test_rounds_that_cannot_be_worked_leave_the_product_bound(executor, sabotage):
+    sabotage("round", Bomb())
+    outcome = estimate_network(convolutions(), TORI, executor)
+    assert outcome.bound.blocks[0].source == "product"
+    assert {failure.kind for failure in outcome.failures} >= {"WorkerCrashedError"}
+
+
+def test_a_gpu_that_no_node_has_is_refused(executor):
+    from lipray.partition.subproblem import Settings, Subproblem
+    from lipray.run.executor import Task
+
+    problem = Subproblem("x", convolutions(), "frequency", Settings(device="cuda"))
+    with pytest.raises(PlanError, match="no node of the cluster offers a GPU"):
+        executor.check([Task("x", "x", "x", problem, 1, 1.0)])
 
 
 def test_too_much_memory_is_refused_before_anything_runs(executor):
