@@ -1,8 +1,8 @@
 """A measurement in a process of its own, so that its time and its peak memory are its own.
 
 ``apart(function, argument=...)`` runs a function of one of the scripts here in a fresh interpreter and returns what it
-returns, a dictionary of plain values, with ``wall`` (s, the whole process, its start and imports included) and ``peak``
-(bytes) added. The peak is the process's largest resident set by the kernel's count (VmHWM). It is ``ru_maxrss`` but for
+returns, a dictionary of plain values, with ``wall`` and ``cpu`` (s, the whole process, its start and imports included)
+and ``peak`` (bytes) added. The peak is the process's largest resident set by the kernel's count (VmHWM). It is ``ru_maxrss`` but for
 what that inherits from the process it was started by.
 """
 
@@ -67,7 +67,7 @@ def main() -> int:
     module, name, arguments = sys.argv[1:]
     function = getattr(importlib.import_module(module), name)
     result = function(**json.loads(arguments))
-    print(json.dumps({**result, "peak": peak_memory()}))
+    print(json.dumps({**result, "peak": peak_memory(), "cpu": round(time.process_time(), 3)}))
     return 0
 
 

@@ -65,6 +65,7 @@ COLUMNS = (
     Column("÷ closed form", "of_closed", harness.share),
     Column("attained", "lower", harness.lower),
     Column("wall, s", "wall", harness.seconds),
+    Column("CPU, s", "cpu", harness.seconds),
     Column("product, s", "product_seconds", harness.seconds),
     Column("peak, MiB", "peak", harness.mebibytes),
     Column("rounds", "iterations", harness.count),
@@ -73,7 +74,7 @@ COLUMNS = (
 )
 
 NOTES = f"""\
-`wall` and `peak` are those of the whole process: the start of Python, the import of torch, loading, the product bound
+`wall`, `CPU` and `peak` are those of the whole process: the start of Python, the import of torch, loading, the product bound
 and the certified bound; without a lower bound but in the optimised rows. `peak` is its largest resident set. The option
 `--memory` is what the table of requirements allows ({DEFAULT_MEMORY:.0f} GiB where it says nothing). `seeded`: lipray's
 initial weights of the built-in architecture, drawn as torchvision does. `trained`: the networks of `examples/`.
