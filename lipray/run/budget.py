@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lipray.partition.choice import default_limit
@@ -43,17 +42,17 @@ class Clock:
         """Seconds that the search for a lower bound may take."""
         return None if self.budget is None else SEARCH_SHARE * self.budget
 
-    def solve_limit(self, seconds: Sequence[float], width: int, limit: float | None) -> float | None:
+    def solve_limit(self, count: int, width: int, limit: float | None) -> float | None:
         """Time limit of each sub-problem that is solved by one task, ``width`` of them at a time.
 
         Args:
-            seconds: expected of each.
+            count: how many there are.
             width: how many run at one time.
             limit: the limit that holds anyway.
         """
-        if self.budget is None or not seconds:
+        if self.budget is None or not count:
             return limit
-        waves = math.ceil(len(seconds) / width)
+        waves = math.ceil(count / width)
         share = SOLVE_SHARE * self.budget / waves
         return share if limit is None else min(share, limit)
 

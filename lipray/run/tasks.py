@@ -5,6 +5,7 @@ A problem on tori whose rounds are long is no task: it is coordinated, round by 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from lipray.config import EstimateConfig
 from lipray.errors import UsageError
 from lipray.model.network import Network, Shape
+from lipray.partition.choice import default_limit
 from lipray.partition.cost import estimate_cost
 from lipray.partition.plan import Block, Plan, TorusWork
 from lipray.partition.subproblem import Subproblem
@@ -56,7 +58,7 @@ def schedule(
     blocks = {key: block for block, key in reversed(list(zip(plan.blocks, work.products, strict=True)))}
     tiles = {work.tiles[tile.key]: (block, tile) for block in reversed(plan.blocks) for tile in reversed(block.tiles)}
     products: list[Task] = []
-    solves: list[Task] = []
+    solves: list[tuple[Task, TorusWork | None]] = []
     coordinated: list[tuple[Task, TorusWork]] = []
     for key, problem in work.by_key.items():
         if key in blocks:
@@ -69,10 +71,8 @@ def schedule(
         if block.torus is not None and block.torus.pass_seconds >= LONG_ROUND:
             coordinated.append((task, block.torus))
         else:
-            solves.append(task)
-    if clock.budget is not None:
-        solves = _limited(solves, clock, width)
-    rest = [*solves, *_ascents(network, config, clock, width)]
+            solves.append((task, block.torus))
+    rest = [*_limited(solves, clock, width), *_ascents(network, config, clock, width)]
     rest.sort(key=lambda task: (-task.seconds, task.label))
     return Schedule((*products, *rest), tuple(coordinated))
 
@@ -101,13 +101,20 @@ def read_data(path: Path, shape: Shape) -> np.ndarray:
     return data.astype(np.float64)
 
 
-def _limited(solves: list[Task], clock: Clock, width: int) -> list[Task]:
-    """The sub-problems with the time limit that the budget leaves them."""
+def _limited(solves: Sequence[tuple[Task, TorusWork | None]], clock: Clock, width: int) -> list[Task]:
+    """The sub-problems with the time limit that the budget leaves them, or on tori without a budget the rule's."""
     limited = []
-    for task in solves:
+    for task, torus in solves:
         problem = task.work
         assert isinstance(problem, Subproblem)  # noqa: S101 (solves are sub-problems)
-        limit = clock.solve_limit([item.seconds for item in solves], width, problem.settings.time_limit)
+        limit = problem.settings.time_limit
+        if clock.budget is not None:
+            limit = clock.solve_limit(len(solves), width, limit)
+        elif torus is not None:
+            limit = default_limit(problem.settings, torus.closed_form_seconds)
+        if limit == problem.settings.time_limit:
+            limited.append(task)
+            continue
         problem = replace(problem, settings=replace(problem.settings, time_limit=limit))
         seconds = task.seconds if limit is None else min(task.seconds, limit)
         limited.append(replace(task, work=problem, seconds=seconds))

@@ -27,8 +27,8 @@ def test_a_clock_without_a_budget_never_ends():
     clock = Clock.begin(None)
     assert clock.left == math.inf
     assert clock.search is None
-    assert clock.solve_limit([1.0, 2.0], 2, None) is None
-    assert clock.solve_limit([1.0, 2.0], 2, 7.0) == 7.0
+    assert clock.solve_limit(2, 2, None) is None
+    assert clock.solve_limit(2, 2, 7.0) == 7.0
 
 
 def test_a_budget_runs_down_to_zero_and_not_below():
@@ -39,9 +39,9 @@ def test_a_budget_runs_down_to_zero_and_not_below():
 
 def test_sub_problems_share_two_thirds_in_waves():
     clock = Clock.begin(90.0)
-    assert clock.solve_limit([1.0], 1, None) == pytest.approx(60.0)
-    assert clock.solve_limit([1.0] * 4, 2, None) == pytest.approx(30.0)
-    assert clock.solve_limit([1.0] * 4, 2, 5.0) == 5.0
+    assert clock.solve_limit(1, 1, None) == pytest.approx(60.0)
+    assert clock.solve_limit(4, 2, None) == pytest.approx(30.0)
+    assert clock.solve_limit(4, 2, 5.0) == 5.0
     assert clock.search == pytest.approx(15.0)
 
 

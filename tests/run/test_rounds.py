@@ -16,7 +16,8 @@ from lipray.partition.worklist import worklist
 from lipray.run import driver
 from lipray.run import rounds as run_rounds
 from lipray.run import tasks as run_tasks
-from lipray.run.driver import estimate_network
+from lipray.run.budget import Clock
+from lipray.run.driver import estimate_network, make_plan
 from lipray.run.events import RoundDone, TaskDone, UpperBoundImproved
 from lipray.run.executor import Failure, Task
 from lipray.run.rounds import Rounds, coordinate
@@ -249,3 +250,14 @@ def test_no_torus_for_a_method_by_name():
     dense.dense(4)
     with pytest.raises(PlanError, match="torus"):
         estimate_network(dense.network(), EstimateConfig(method="frequency"), SerialExecutor(1))
+
+
+def test_a_short_problem_on_tori_is_one_task_with_the_rules_limit():
+    for options, limit in (({}, 120.0), ({"time_limit": 7}, 7.0), ({"iterations": 3}, None), ({"budget": "30s"}, 20.0)):
+        config = EstimateConfig(method="frequency", lower_starts=0, **options)
+        made = make_plan(NETWORK, config)
+        planned = run_tasks.schedule(NETWORK, made, worklist(made), config, Clock.begin(config.budget))
+        assert not planned.coordinated
+        [_, task] = planned.tasks
+        assert task.work.settings.time_limit == limit
+        assert task.key == worklist(made).tiles[made.blocks[0].tiles[0].key]
