@@ -2,8 +2,8 @@
 
 ``apart(function, argument=...)`` runs a function of one of the scripts here in a fresh interpreter and returns what it
 returns, a dictionary of plain values, with ``wall`` and ``cpu`` (s, the whole process, its start and imports included)
-and ``peak`` (bytes) added. The peak is the process's largest resident set by the kernel's count (VmHWM). It is ``ru_maxrss`` but for
-what that inherits from the process it was started by.
+and ``peak`` (bytes) added. The peak is the process's largest resident set by the kernel's count (VmHWM): ``ru_maxrss``
+but for what that inherits from the process it was started by.
 """
 
 from __future__ import annotations

@@ -278,13 +278,16 @@ def scaling() -> None:
     """Sentences on depth, peak and Ray, and the plot against depth."""
     lines = []
     found = results("depth")
-    ways = {way: [row for row in found.values() if row["way"] == way] for way in ("closed form", "gradient")}
+    ways = {
+        way: [row for row in found.values() if row["way"] == way and row["side"] == 64]
+        for way in ("closed form", "gradient")
+    }
     for way in ways:
-        fit = found.get(f"{way} fit")
+        fit = found.get(f"{way} 64 fit")
         if fit is not None:
             lines.append(
-                f"- {way}, chains of 10 to 100 layers: {fit['slope'] * 1e3:.0f} ms per layer, at most {fit['off']:.0%} "
-                f"off a straight line; peak memory grows {fit['growth']:.2f} times."
+                f"- {way}, chains of 10 to 100 layers on 64×64 maps: {fit['slope'] * 1e3:.0f} ms per layer, at most "
+                f"{fit['off']:.0%} off a straight line; peak memory grows {fit['growth']:.2f} times."
             )
     lines += [
         f"- {row['network']}, {row['what']}: {row['share']:.0%} of the matrix-product peak."

@@ -74,8 +74,8 @@ COLUMNS = (
 )
 
 NOTES = f"""\
-`wall`, `CPU` and `peak` are those of the whole process: the start of Python, the import of torch, loading, the product bound
-and the certified bound; without a lower bound but in the optimised rows. `peak` is its largest resident set. The option
+`wall`, `CPU` and `peak` (largest resident set) are those of the whole process: the start of Python, importing torch,
+loading, the product bound and the certified bound; without a lower bound but in the optimised rows. The option
 `--memory` is what the table of requirements allows ({DEFAULT_MEMORY:.0f} GiB where it says nothing). `seeded`: lipray's
 initial weights of the built-in architecture, drawn as torchvision does. `trained`: the networks of `examples/`.
 
