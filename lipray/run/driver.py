@@ -31,6 +31,9 @@ from lipray.run.lower_bound import Ascent, Witness, best
 from lipray.run.rounds import coordinate
 from lipray.run.tasks import schedule
 
+BUDGET_SPENT = "BudgetSpent"
+"""The kind of failure of what a budget left no time for."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
@@ -128,7 +131,7 @@ def _coordinate(
             f"its closed form is expected to take {torus.closed_form_seconds / width:.0f} s, "
             f"and {left:.0f} s of the budget were left; the product bound stands in its place"
         )
-        return Failure(task, "BudgetSpent", why, 0)
+        return Failure(task, BUDGET_SPENT, why, 0)
     limit = torus_limit(torus, task.work.settings, width, left, share)
     outcome, lost = coordinate(
         task,

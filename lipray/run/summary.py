@@ -7,7 +7,7 @@ from collections import Counter
 from lipray.compose.rounding import product_up
 from lipray.model.network import Network
 from lipray.partition.cost import estimate_cost
-from lipray.run.driver import RunOutcome
+from lipray.run.driver import BUDGET_SPENT, RunOutcome
 from lipray.run.executor import Failure
 from lipray.run.records import (
     BlockRecord,
@@ -94,6 +94,8 @@ def _subproblems(outcome: RunOutcome) -> tuple[SubproblemRecord, ...]:
 
 def _advice(fault: Failure | None) -> str:
     """What may help a sub-problem that has no certificate."""
+    if fault is not None and fault.kind == BUDGET_SPENT:
+        return "raise --budget: the product bound stands in for what it left no time for"
     if fault is not None and "memory" in f"{fault.kind} {fault.why}".lower():
         return "it ran out of memory: raise --partition-factor, or lower --memory so that the planner cuts smaller"
     return "it has no certificate and its block's product bound stands in; run again, or choose another --method"

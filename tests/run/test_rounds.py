@@ -212,6 +212,8 @@ def test_what_a_budget_leaves_out_is_named(monkeypatch):
     monkeypatch.setattr(driver, "affordable", lambda *_: False)
     outcome, _ = estimate(Flaky(), monkeypatch, budget="20s")
     assert [failure.kind for failure in outcome.failures] == ["BudgetSpent"]
+    result = summarise(outcome, describe_model(NETWORK, "net"), composition="overlap", executor="flaky")
+    assert any("--budget" in row.advice for row in result.subproblems)
     assert outcome.bound.blocks[0].source == "product"
 
 
