@@ -33,9 +33,12 @@ DIGITS = 60
 
 def on_torus(network, **options):
     try:
-        return OnTorus(network, **options)
+        torus = lay_out(network)
     except PlanError:
         assume(False)
+    # Strides of three on every axis of every layer make tori that take minutes.
+    assume(math.prod(torus.sides[0]) <= 3000)
+    return OnTorus(network, torus, **options)
 
 
 def exact_norm(network):
@@ -70,7 +73,7 @@ def test_the_frequencies_are_the_dense_inequality_on_the_torus(network, seed):
 
 
 @pytest.mark.slow
-@settings(quick, max_examples=1500, derandomize=False)
+@settings(quick, max_examples=1000, derandomize=False)
 @given(map_networks(limit=30, layers=7, side=6), st.integers(0, 2**16))
 def test_the_frequencies_are_the_dense_inequality_on_other_networks_every_time(network, seed):
     check_against_dense(network, seed)
@@ -101,7 +104,7 @@ def test_the_bound_is_above_what_is_attained_and_above_the_window(network, seed)
 
 
 @pytest.mark.slow
-@settings(quick, max_examples=1000, derandomize=False)
+@settings(quick, max_examples=300, derandomize=False)
 @given(map_networks(limit=60, layers=8), st.integers(0, 2**16))
 def test_other_networks_every_time(network, seed):
     check_soundness(network, seed)

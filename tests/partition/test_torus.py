@@ -38,7 +38,6 @@ def test_sides_of_a_resnet18():
         ("resnet18", (3, 224, 224), (256, 128, 64, 32, 16, 8)),
         ("resnet18-cifar", (3, 32, 32), (40, 20, 10, 5)),
         ("resnet50", (3, 224, 224), (256, 128, 64, 32, 16, 8)),
-        ("vgg16", (3, 224, 224), (256, 128, 64, 32, 16, 8)),
     ],
 )
 def test_sides_of_built_in_networks(name, shape, sides):
