@@ -206,7 +206,7 @@ def certify(network: Network, method: str, settings: Settings, repeat: int) -> R
 def tori(network: Network) -> str | None:
     """Sides of the tori, finest first."""
     try:
-        return " → ".join(str(sides[0]) for sides in lay_out(network).sides)
+        return " → ".join(str(sides[0]) for sides in lay_out(network).tori)
     except PlanError:
         return None
 

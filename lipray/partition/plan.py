@@ -34,7 +34,7 @@ class Tile:
 class TorusWork:
     """A block that is carried on tori: where, and what a round over all frequencies takes (estimates).
 
-    ``sides`` of the torus of each level, finest first. ``switch`` names the node after which the torus is left for the
+    ``sides`` of every torus, finest first. ``switch`` names the node after which the torus is left for the
     dense window, ``None`` where it is kept to the end of the maps. ``groups`` of frequencies are the independent
     pieces; ``group_memory`` (bytes) is what one of them takes, ``tail_memory`` what the dense part does. In seconds
     on one core: ``pass_seconds`` over all groups once, ``round_seconds`` for a step of the optimiser, and

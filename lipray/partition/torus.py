@@ -14,6 +14,9 @@ outside a map finds zeros there and reads no entry of the map a second time. Thr
 - **Widening and masks.** Where a layer reads outside a map that is not clean, activations are widened to slopes
   [min(a, 0), max(b, 0)] if that makes it clean; otherwise the layer reads the map through a window mask,
   an activation with slopes in [0, 1] (1 inside, 0 outside).
+
+A level ends where the rate changes, and a deep one also at activations that all signals pass through, so that what is
+held at a time does not grow with depth. Handing on shape matrices loses nothing (``docs/mathematics.md``, section 10).
 """
 
 from __future__ import annotations
@@ -40,12 +43,18 @@ from lipray.partition.depth import cut_positions
 
 Sides = tuple[int, ...]
 
+UNSPLIT_CHANNELS = 1200
+"""Channels of activations up to which a level stays whole: the interior-point method needs it in one."""
+DEEP, PIECE = 32, 16
+"""A level of more channels of activations than ``DEEP`` times its widest is split, to ``PIECE`` times that each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Torus:
     """The layout of a network's nodes 0 .. ``cut`` on tori.
 
-    ``strides`` and ``sides`` hold, for every level, finest first, the total stride and the side of each axis.
+    ``strides`` and ``sides`` hold, for every level, finest first, the total stride and the side of each axis; the
+    pieces of a deep level have the same.
     ``level[i]`` is the level of node i. ``widened`` are activations whose slopes are widened to include 0,
     ``masked`` the nodes that read their input through a window mask.
     """
@@ -61,6 +70,16 @@ class Torus:
     def coarse(self) -> Sides:
         """Sides of the coarsest torus; its frequencies number the independent groups."""
         return self.sides[-1]
+
+    @property
+    def tori(self) -> tuple[Sides, ...]:
+        """The sides of every torus, finest first, each once."""
+        return tuple(sides for sides, _ in itertools.groupby(self.sides))
+
+    def folded(self, index: int) -> int:
+        """How many frequencies of a level alias to one of the next."""
+        following = self.sides[min(index + 1, len(self.sides) - 1)]
+        return math.prod(self.sides[index]) // math.prod(following)
 
 
 def torus_cuts(network: Network) -> tuple[int, ...]:
@@ -97,6 +116,7 @@ def lay_out(network: Network, cut: int | None = None) -> Torus:
     totals = _total_strides(network, cut)
     strides = _chain(totals)
     level = tuple(strides.index(total) for total in totals)
+    strides, level = _split(network, cut, strides, level)
     sides = _sides(network, cut, strides, level)
     widened, masked = _cleaning(network, cut, sides, level)
     return Torus(cut, strides, sides, level, frozenset(widened), frozenset(masked))
@@ -146,6 +166,36 @@ def _chain(totals: list[Sides]) -> tuple[Sides, ...]:
                 hint="Use the method ellipsoid, or product.",
             )
     return tuple(chain)
+
+
+def _split(
+    network: Network, cut: int, strides: tuple[Sides, ...], level: tuple[int, ...]
+) -> tuple[tuple[Sides, ...], tuple[int, ...]]:
+    """Split deep levels at activations that all signals pass through; these belong to the later piece.
+
+    Nothing after such a node reads anything before it, so that it alone is handed on.
+    """
+    widths = [node.shape[0] if isinstance(node.op, Activation | MaxPool) else 0 for node in network.nodes[: cut + 1]]
+    joints = set(cut_positions(network))
+    starts: list[int] = []
+    for index in range(len(strides)):
+        own = [i for i in range(cut + 1) if level[i] == index]
+        total, widest = sum(widths[i] for i in own), max(widths[i] for i in own)
+        if total <= max(UNSPLIT_CHANNELS, DEEP * widest):
+            continue
+        size, passed = total / math.ceil(total / (PIECE * widest)), 0
+        goal = size
+        for i in own:
+            passed += widths[i]
+            if isinstance(network.nodes[i].op, Activation) and i in joints and goal <= passed < total and i < cut:
+                starts.append(i)
+                goal = passed + size
+    added = [0] * (cut + 1)
+    for start in starts:
+        for i in range(start, cut + 1):
+            added[i] += 1
+    split = tuple(known + more for known, more in zip(level, added, strict=True))
+    return tuple(strides[known] for _, known in sorted(set(zip(split, level, strict=True)))), split
 
 
 def _sides(network: Network, cut: int, strides: tuple[Sides, ...], level: tuple[int, ...]) -> tuple[Sides, ...]:

@@ -12,7 +12,7 @@ from lipray.run.records import ModelRecord, Record
 
 
 class TorusRecord(Record):
-    """A block on tori: ``sides`` per level, where they are left, and estimates in bytes and seconds of one core."""
+    """A block on tori: ``sides`` of each torus, where they are left, and estimates in bytes and seconds of one core."""
 
     sides: tuple[tuple[int, ...], ...]
     switch: str | None
