@@ -21,7 +21,7 @@ from operations import counted, matrix_peak
 
 from lipray.certify.frequency.bundle import in_place
 from lipray.certify.frequency.elimination import eliminate_level
-from lipray.certify.frequency.groups import aliases, frequencies_of
+from lipray.certify.frequency.groups import frequencies_of
 from lipray.certify.frequency.levels import lower_level
 from lipray.certify.frequency.objective import Means, perform
 from lipray.certify.frequency.setup import Multipliers, Setup, bundles, set_up
@@ -121,7 +121,7 @@ def _levels(setup: Setup, torus: Multipliers, memory: int) -> dict[str, Row]:
     shape: torch.Tensor | None = None
     parts: dict[str, Row] = {}
     for index, side in enumerate(sides):
-        folded = aliases(side, sides[index + 1]) if index + 1 < len(sides) else 1
+        folded = problem.torus.folded(index)
         step = chunk(problem, index, folded) * folded
         label = f"level {index + 1}, torus {side[0]}"
         pieces: list[torch.Tensor] = []

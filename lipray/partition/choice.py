@@ -12,7 +12,7 @@ from lipray.partition.plan import TorusWork
 from lipray.partition.subproblem import TORUS_METHODS, Settings
 from lipray.partition.switch import STAY, choose_switch, find_switch
 from lipray.partition.torus import lay_out
-from lipray.partition.torus_cost import ROUNDS, torus_cost
+from lipray.partition.torus_cost import ROUNDS, SHARE_OF_MEMORY, TorusCost, torus_cost
 
 FEWEST_SECONDS, MOST_SECONDS = 120.0, 3600.0
 """Seconds an optimiser on tori gets at least and at most where nothing is said."""
@@ -113,14 +113,13 @@ def _on_tori(block: Network, method: str, settings: Settings) -> Choice:
     costs = [torus_cost(block, torus) for torus in layouts]
     tails = [sub_network(block, torus.cut, len(block.nodes) - 1) for torus in layouts]
     tail_costs = [estimate_cost(tail, "ellipsoid", settings) for tail in tails if len(tail.nodes) > 1]
-    optimised = settings.iterations != 0
     last = costs[-1]
     name = None if switch is None else block.nodes[switch].name
     work = TorusWork(
-        sides=layouts[-1].sides,
+        sides=layouts[-1].tori,
         switch=name,
         groups=last.groups,
-        group_memory=max(cost.memory if optimised else cost.sweep_memory for cost in costs),
+        group_memory=max(_group_memory(cost, settings) for cost in costs),
         tail_memory=max((cost.memory_bytes for cost in tail_costs), default=0),
         pass_seconds=max(cost.pass_seconds for cost in costs),
         closed_form_seconds=sum(cost.closed_form_seconds for cost in costs),
@@ -134,6 +133,14 @@ def _on_tori(block: Network, method: str, settings: Settings) -> Choice:
     else:
         reason = "one multiplier per channel"
     return Choice(method, kept, reason, work)
+
+
+def _group_memory(cost: TorusCost, settings: Settings) -> int:
+    """What a group takes: its factors are kept for gradients where they need a small part of what is allowed."""
+    if settings.iterations == 0:
+        return cost.sweep_memory
+    kept = cost.kept_memory <= settings.memory / SHARE_OF_MEMORY
+    return cost.kept_memory if kept else min(cost.kept_memory, cost.memory)
 
 
 def _check_memory(block: Network, choice: Choice) -> None:

@@ -29,6 +29,10 @@ ROUND_PASSES = 2.2
 """What a step of the optimiser costs, in passes."""
 ROUNDS = 150
 """Steps of an optimiser without a limit, for the estimate only."""
+PIECE_ENTRIES = 2**24
+"""Complex entries of one level that are worked on at a time."""
+SHARE_OF_MEMORY = 4
+"""A bundle may use one part in this many of the memory allowed: temporaries come on top."""
 COPIES = 1.2
 """Copies of a level's factor, temporaries counted, while a sweep is in it (measured)."""
 
@@ -37,14 +41,16 @@ COPIES = 1.2
 class TorusCost:
     """One network on tori: ``groups`` of frequencies, and per group bytes and operations.
 
-    ``sweep_memory`` is what one group takes on its way through all levels, ``memory`` the same with what a gradient
-    keeps. ``operations`` are real ones, of one pass. ``widths`` are the channels of every level's activation layers.
+    ``sweep_memory`` is what one group takes on its way through all levels, ``memory`` the same for a gradient that
+    works the factors out again on its way back, ``kept_memory`` for one that keeps them. ``operations`` are real ones,
+    of one pass. ``widths`` are the channels of every level's activation layers.
     """
 
     groups: int
     widths: tuple[tuple[int, ...], ...]
     sweep_memory: int
     memory: int
+    kept_memory: int
     operations: float
 
     @property
@@ -68,23 +74,27 @@ def torus_cost(network: Network, torus: Torus) -> TorusCost:
     coarse = math.prod(torus.coarse)
     own_negative = math.prod(2 if side % 2 == 0 else 1 for side in torus.coarse)
     aliases = [math.prod(sides) // coarse for sides in torus.sides]
-    operations, peak, kept, entering = 0.0, 0.0, 0.0, 0.0
+    operations, peak, largest, held, kept, entering = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     widths = []
     for index, frequencies in enumerate(aliases):
         level = _level(network, torus, index)
         widths.append(level.widths)
-        following = aliases[index + 1] if index + 1 < len(aliases) else frequencies
-        leaving = float(level.leaving**2 * following)
-        symbols, entries = frequencies * level.symbols, frequencies * level.entries
+        leaving = float(level.leaving**2 * frequencies // torus.folded(index))
+        whole = frequencies * (COPIES * level.entries + level.symbols)
+        # A sweep goes through a level in pieces, which no frequency that aliases is left out of.
+        worked = min(whole, max(PIECE_ENTRIES, whole * torus.folded(index) / frequencies))
         operations += frequencies * level.operations
-        peak = max(peak, entering + COPIES * entries + symbols + leaving)
-        kept += entries + symbols + leaving
+        peak = max(peak, entering + worked + leaving)
+        largest = max(largest, worked)
+        held += leaving
+        kept += frequencies * (level.entries + level.symbols) + leaving
         entering = leaving
     return TorusCost(
         groups=(coarse + own_negative) // 2,
         widths=tuple(widths),
         sweep_memory=math.ceil(COMPLEX * peak),
-        memory=math.ceil(COMPLEX * kept),
+        memory=math.ceil(COMPLEX * (held + largest)),
+        kept_memory=math.ceil(COMPLEX * kept),
         operations=operations,
     )
 

@@ -16,10 +16,10 @@ import torch
 
 from lipray.certify.frequency.elimination import LevelFactor, eliminate_level
 from lipray.certify.frequency.gradient import pull_back_level
-from lipray.certify.frequency.groups import Group, aliases, frequencies_of
+from lipray.certify.frequency.groups import Group, frequencies_of
 from lipray.certify.frequency.head import find_head, pull_back, read
 from lipray.certify.frequency.levels import Level, lower_level
-from lipray.certify.frequency.sweep import TorusProblem, by_level, pose, sweep
+from lipray.certify.frequency.sweep import TorusProblem, by_level, carry, chunk, pose, sweep
 from lipray.certify.frequency.symbols import Frequencies, on_device
 from lipray.model.network import Network
 from lipray.partition.torus import lay_out
@@ -34,7 +34,7 @@ class Bundle:
 
     ``kind``: "bound" for a share with rounding included, "value" without, "gradient" for the derivative too.
     ``directions`` (R, r), behind a head, weighs the rows' shape matrix by D Dᵀ. For an output map the objective is
-    Σ tr(Γ(ω) / reference)^power.
+    Σ tr(Γ(ω) / reference)^power. ``keep``: whether a gradient's factors are kept until it comes back to them.
     """
 
     network: Network
@@ -46,6 +46,7 @@ class Bundle:
     directions: np.ndarray | None = None
     power: float = 1.0
     reference: float = 1.0
+    keep: bool = True
     device: str = "cpu"
 
 
@@ -122,78 +123,118 @@ def _posed(key: _ById, cut: int, window: bool, device: str) -> TorusProblem:  # 
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """A bundle carried through the torus part with everything kept that its gradient needs.
+    """A bundle carried through the torus part with what its gradient needs.
 
-    ``kept`` holds, per level, the level, its factor, the shape matrices that entered and the aliases folded.
+    ``entered`` holds the shape matrices that enter each level (``None``: the identity). ``factors`` has every level
+    with its factor where they are kept; otherwise they are worked out again on the way back, in pieces.
     """
 
     bundle: Bundle
     problem: TorusProblem
-    kept: tuple[tuple[Level, LevelFactor, torch.Tensor | None, int], ...]
+    multipliers: list[list[torch.Tensor]]
+    frequencies: tuple[Frequencies, ...]
+    entered: tuple[torch.Tensor | None, ...]
+    factors: tuple[tuple[Level, LevelFactor], ...]
     shape: torch.Tensor
-    frequencies: Frequencies
     counts: torch.Tensor
 
     def gram(self) -> torch.Tensor:
         """The rows' share of Q."""
         assert self.problem.head is not None  # noqa: S101 (the caller's part)
-        return read(self.problem.head, self.shape, self.counts, self.frequencies, self.problem.torus.coarse)[0]
+        return read(self.problem.head, self.shape, self.counts, self.frequencies[-1], self.problem.torus.coarse)[0]
 
 
 def forward(bundle: Bundle) -> Forward | None:
     """Carry a bundle through the torus part; ``None`` where infeasible."""
     problem = _problem(bundle)
-    multipliers = [on_device(lam) for lam in bundle.multipliers]
     sides = problem.torus.sides
-    per_level = by_level(problem, multipliers)
+    multipliers = by_level(problem, [on_device(lam) for lam in bundle.multipliers])
     frequencies = frequencies_of([group for group, _ in bundle.groups], sides)
-    kept: list[tuple[Level, LevelFactor, torch.Tensor | None, int]] = []
+    entered: list[torch.Tensor | None] = []
+    factors: list[tuple[Level, LevelFactor]] = []
     shape: torch.Tensor | None = None
     for index in range(len(sides)):
-        level = lower_level(problem.network, problem.torus, problem.handed, index, frequencies[index])
-        folded = aliases(sides[index], sides[index + 1]) if index + 1 < len(sides) else 1
-        factor = eliminate_level(level, shape, per_level[index], folded=folded, proof=False, keep=True)
-        if factor is None:
-            return None
-        kept.append((level, factor, shape, folded))
-        shape = factor.gram
+        entered.append(shape)
+        if bundle.keep:
+            level = lower_level(problem.network, problem.torus, problem.handed, index, frequencies[index])
+            lams, folded = multipliers[index], problem.torus.folded(index)
+            factor = eliminate_level(level, shape, lams, folded=folded, proof=False, keep=True)
+            if factor is None:
+                return None
+            factors.append((level, factor))
+            shape = factor.gram
+        else:
+            shape = carry(problem, index, frequencies, shape, multipliers[index], proof=False)
+            if shape is None:
+                return None
     assert shape is not None  # noqa: S101 (there is at least one level)
     counts = torch.tensor([count for _, count in bundle.groups], dtype=torch.float64)
-    return Forward(bundle, problem, tuple(kept), shape, frequencies[-1], counts)
+    return Forward(bundle, problem, multipliers, frequencies, tuple(entered), tuple(factors), shape, counts)
 
 
-def backward(carried: Forward, directions: torch.Tensor) -> torch.Tensor:
-    """Gradient in λ, stacked, of <D Dᵀ, Q> behind a head."""
+def backward(carried: Forward, directions: torch.Tensor) -> torch.Tensor | None:
+    """Gradient in λ, stacked, of <D Dᵀ, Q> behind a head; ``None`` where rounding makes a kept-out factor fail."""
     head = carried.problem.head
     assert head is not None  # noqa: S101 (the caller's part)
-    pulled = pull_back(head, directions, carried.frequencies, carried.problem.torus.coarse)
+    pulled = pull_back(head, directions, carried.frequencies[-1], carried.problem.torus.coarse)
     return _backward(carried, pulled * carried.counts.sqrt()[:, None, None])
 
 
-def _backward(carried: Forward, directions: torch.Tensor) -> torch.Tensor:
+def _backward(carried: Forward, directions: torch.Tensor) -> torch.Tensor | None:
     pieces: list[list[torch.Tensor]] = []
-    for level, factor, entered, folded in reversed(carried.kept):
-        gradients, directions = pull_back_level(level, factor, entered, directions, folded)
+    for index in reversed(range(len(carried.entered))):
+        if carried.factors:
+            level, factor = carried.factors[index]
+            folded = carried.problem.torus.folded(index)
+            gradients, directions = pull_back_level(level, factor, carried.entered[index], directions, folded)
+        else:
+            again = _again(carried, index, directions)
+            if again is None:
+                return None
+            gradients, directions = again
         pieces.insert(0, gradients)
     flat = [part for gradients in pieces for part in gradients]
     return torch.cat(flat) if flat else torch.zeros(0, dtype=torch.float64)
+
+
+def _again(carried: Forward, index: int, directions: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor] | None:
+    """Pull back through a level whose factor was not kept, as many frequencies at a time as a sweep takes."""
+    problem, shape, lams = carried.problem, carried.entered[index], carried.multipliers[index]
+    folded = problem.torus.folded(index)
+    step = chunk(problem, index, folded, keep=True)
+    total: list[torch.Tensor] = [torch.zeros_like(lam) for lam in lams]
+    pulled = []
+    for start in range(0, directions.shape[0], step):
+        part = slice(start * folded, (start + step) * folded)
+        own = tuple(axis[part] for axis in carried.frequencies[index])
+        level = lower_level(problem.network, problem.torus, problem.handed, index, own)
+        entering = None if shape is None else shape[part]
+        factor = eliminate_level(level, entering, lams, folded=folded, proof=False, keep=True)
+        if factor is None:
+            return None
+        gradients, entered = pull_back_level(level, factor, entering, directions[start : start + step], folded)
+        total = [known + more for known, more in zip(total, gradients, strict=True)]
+        pulled.append(entered)
+    return total, torch.cat(pulled)
 
 
 def _with_gradient(bundle: Bundle) -> BundleResult:
     carried = forward(bundle)
     if carried is None:
         return BundleResult(feasible=False)
+    gram, top, total = None, 0.0, 0.0
     if carried.problem.head is not None:
         assert bundle.directions is not None  # noqa: S101 (the caller's part)
         gradient = backward(carried, on_device(bundle.directions))
-        return BundleResult(True, carried.gram().cpu().numpy(), gradient=gradient.cpu().numpy())
-    values, vectors = torch.linalg.eigh(carried.shape)
-    relative = (values / bundle.reference).clamp(min=0.0)
-    weights = bundle.power * relative ** (bundle.power - 1.0) / bundle.reference
-    strong = weights > KEPT_SLICES * float(weights.max())
-    columns = max(1, int(strong.sum(dim=1).max()))
-    directions = vectors[:, :, -columns:] * weights[:, None, -columns:].sqrt()
-    total = float((relative**bundle.power).sum())
-    return BundleResult(
-        True, top=float(values.max()), total=total, gradient=_backward(carried, directions).cpu().numpy()
-    )
+        gram = carried.gram().cpu().numpy()
+    else:
+        values, vectors = torch.linalg.eigh(carried.shape)
+        relative = (values / bundle.reference).clamp(min=0.0)
+        weights = bundle.power * relative ** (bundle.power - 1.0) / bundle.reference
+        strong = weights > KEPT_SLICES * float(weights.max())
+        columns = max(1, int(strong.sum(dim=1).max()))
+        gradient = _backward(carried, vectors[:, :, -columns:] * weights[:, None, -columns:].sqrt())
+        top, total = float(values.max()), float((relative**bundle.power).sum())
+    if gradient is None:
+        return BundleResult(feasible=False)
+    return BundleResult(True, gram, top=top, total=total, gradient=gradient.cpu().numpy())

@@ -47,11 +47,3 @@ def frequencies_of(groups: Sequence[Group], sides: Sequence[Sides]) -> tuple[Fre
         ]
         levels.append(tuple(index))
     return tuple(reversed(levels))
-
-
-def aliases(finer: Sides, coarser: Sides) -> int:
-    """Number of frequencies of the finer torus that alias to one of the coarser."""
-    count = 1
-    for a, b in zip(finer, coarser, strict=True):
-        count *= a // b
-    return count

@@ -162,7 +162,10 @@ def measure(working: Working, theta: torch.Tensor, power: float, means: Means, r
         return None
     slopes = torch.zeros(0, dtype=torch.float64)
     if carried:
-        slopes = sum((backward(passed, point.directions) for passed in carried), start=torch.zeros(1)).to(torch.float64)
+        parts = [backward(passed, point.directions) for passed in carried]
+        if any(part is None for part in parts):
+            return None
+        slopes = torch.stack([part for part in parts if part is not None]).sum(dim=0)
     elif setup.problem.sizes:
         _, results = perform(setup, torus, "gradient", means, directions=point.directions.numpy())
         if not all(result.feasible for result in results):

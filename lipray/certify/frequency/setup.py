@@ -14,18 +14,16 @@ from lipray.certify.elimination import Blocks
 from lipray.certify.frequency.bundle import Bundle
 from lipray.certify.frequency.groups import Group, frequencies_of, half_plane
 from lipray.certify.frequency.head import find_head
-from lipray.certify.frequency.sweep import TorusProblem, entering_channels, level_entries, pose
+from lipray.certify.frequency.sweep import TorusProblem, entering_channels, kept_entries, level_entries, pose
 from lipray.certify.frequency.tail import tail_blocks
 from lipray.model.network import Network
 from lipray.partition.torus import lay_out
+from lipray.partition.torus_cost import SHARE_OF_MEMORY
 
 Multipliers = tuple[np.ndarray, ...]
 
 COMPLEX = 16
 """Bytes of a complex128."""
-
-SHARE_OF_MEMORY = 4
-"""A bundle may use one part in this many of the memory allowed: temporaries come on top."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,30 +72,34 @@ def set_up(network: Network, cut: int | None = None, *, window: bool = False) ->
 
 def bundles(setup: Setup, multipliers: Sequence[np.ndarray], kind: str, *, memory: int, workers: int) -> list[Bundle]:
     """Cut the groups into bundles that fit ``memory`` each, and at least ``workers`` of them where work is plenty."""
-    per_group = group_bytes(setup.problem, keep=kind == "gradient")
+    allowed = memory / SHARE_OF_MEMORY
+    keep = kind == "gradient" and group_bytes(setup.problem, keep=True) <= allowed
+    per_group = group_bytes(setup.problem, keep=keep)
     count = len(setup.groups)
-    most = max(1, int(memory / SHARE_OF_MEMORY / per_group))
+    most = max(1, int(allowed / per_group))
     pieces = max(-(-count // most), min(workers, count))
     if workers > 1 and pieces > workers:
         pieces = -(-pieces // workers) * workers
     ends = [round(count * i / min(pieces, count)) for i in range(min(pieces, count) + 1)]
     return [
-        Bundle(setup.network, setup.cut, setup.window, setup.groups[a:b], tuple(multipliers), kind)
+        Bundle(setup.network, setup.cut, setup.window, setup.groups[a:b], tuple(multipliers), kind, keep=keep)
         for a, b in itertools.pairwise(ends)
         if b > a
     ]
 
 
 def group_bytes(problem: TorusProblem, *, keep: bool) -> float:
-    """Bytes that one group of frequencies takes on its way through the torus part (an estimate)."""
+    """Bytes that one group of frequencies takes on its way through the torus part (an estimate).
+
+    Without ``keep`` only the shape matrices that enter the levels: ``PIECE_ENTRIES`` bounds what comes on top.
+    """
     held = 0.0
-    for index, widths in enumerate(problem.widths):
-        folded = _folded(problem, index)
+    for index in range(len(problem.widths)):
         entering = entering_channels(problem, index) if index else 0
-        held += COMPLEX * folded * entering**2
+        entries = float(entering**2)
         if keep:
-            blocks = sum(2 * width * max(widths) for width in widths)
-            held += COMPLEX * folded * (blocks + level_entries(problem, index))
+            entries += kept_entries(problem, index) + level_entries(problem, index)
+        held += COMPLEX * _folded(problem, index) * entries
     return max(held, 1.0)
 
 

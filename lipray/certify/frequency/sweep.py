@@ -14,19 +14,17 @@ from dataclasses import dataclass
 import torch
 
 from lipray.certify.frequency.elimination import eliminate_level
-from lipray.certify.frequency.groups import Group, aliases, frequencies_of
+from lipray.certify.frequency.groups import Group, frequencies_of
 from lipray.certify.frequency.head import Head, read
 from lipray.certify.frequency.levels import Crossing, crossings, lower_level
 from lipray.certify.frequency.symbols import Frequencies
 from lipray.certify.spectral import largest_eigenvalues_bound
 from lipray.model.network import Network
 from lipray.partition.torus import Torus
+from lipray.partition.torus_cost import PIECE_ENTRIES
 
 STAGE_CHANNELS = 600
 """Channels up to which the largest eigenvalue at the end of a level is worked out for the report."""
-
-CHUNK = 2**24
-"""Complex entries of one level's shape matrices held at a time while the next level's are formed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +97,7 @@ def sweep(
     shape: torch.Tensor | None = None
     stages = []
     for index in range(len(sides)):
-        carried = _carry(problem, index, frequencies, shape, per_level[index], proof=proof)
+        carried = carry(problem, index, frequencies, shape, per_level[index], proof=proof)
         if carried is None:
             return None
         shape = carried
@@ -122,7 +120,7 @@ def by_level(problem: TorusProblem, multipliers: Sequence[torch.Tensor]) -> list
     return [[next(flat) for _ in level] for level in problem.widths]
 
 
-def _carry(
+def carry(
     problem: TorusProblem,
     index: int,
     frequencies: tuple[Frequencies, ...],
@@ -132,8 +130,7 @@ def _carry(
     proof: bool,
 ) -> torch.Tensor | None:
     """From the shape matrices that enter a level to those that enter the next (leave the torus, for the last)."""
-    sides = problem.torus.sides
-    folded = aliases(sides[index], sides[index + 1]) if index + 1 < len(sides) else 1
+    folded = problem.torus.folded(index)
     own = frequencies[index]
     total = own[0].shape[0] // folded
     step = chunk(problem, index, folded)
@@ -149,9 +146,16 @@ def _carry(
     return torch.cat(pieces)
 
 
-def chunk(problem: TorusProblem, index: int, folded: int) -> int:
-    """How many of the next level's frequencies are formed at a time: fewer where a level is deep."""
-    return max(1, int(CHUNK // (level_entries(problem, index) * folded)))
+def chunk(problem: TorusProblem, index: int, folded: int, *, keep: bool = False) -> int:
+    """How many of the next level's frequencies are formed at a time: fewer where a level is deep, or factors stay."""
+    entries = level_entries(problem, index) + (kept_entries(problem, index) if keep else 0.0)
+    return max(1, int(PIECE_ENTRIES // (entries * folded)))
+
+
+def kept_entries(problem: TorusProblem, index: int) -> float:
+    """Complex entries that the factor of one frequency of a level takes."""
+    widths = problem.widths[index]
+    return sum(2.0 * width * max(widths) for width in widths)
 
 
 def level_entries(problem: TorusProblem, index: int) -> float:
@@ -184,7 +188,7 @@ def closed_form(problem: TorusProblem, groups: Sequence[tuple[Group, int]]) -> t
     chosen: list[torch.Tensor] = []
     for index in range(len(sides)):
         level = lower_level(problem.network, problem.torus, problem.handed, index, frequencies[index])
-        folded = aliases(sides[index], sides[index + 1]) if index + 1 < len(sides) else 1
+        folded = problem.torus.folded(index)
         factor = eliminate_level(level, shape, _chosen, folded=folded, proof=False)
         if factor is None:
             return ()

@@ -14,7 +14,8 @@ import torch
 
 from lipray.certify.frequency.bundle import in_place
 from lipray.certify.frequency.objective import Means, Proven, Working, perform
-from lipray.certify.frequency.setup import SHARE_OF_MEMORY, Setup, group_bytes
+from lipray.certify.frequency.setup import Setup, group_bytes
+from lipray.partition.torus_cost import SHARE_OF_MEMORY
 
 COVERED = 0.9
 """Share of the trace of Q that the working groups cover at the start."""
