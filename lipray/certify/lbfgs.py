@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import torch
 
 POWERS = (16.0, 64.0, 256.0)
-MEMORY = 20
+SHARES = (0.6, 0.85, 1.0)
+"""Part of the time after which each of them ends."""
+MEMORY = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,29 @@ Measure = Callable[[torch.Tensor, float], Point | None]
 """From log λ and the power p to a ``Point``; ``None`` where infeasible."""
 
 
+class _Watch:
+    """The time left to a stage, in measures as long as the longest so far."""
+
+    def __init__(self, deadline: float | None) -> None:
+        self.start, self.deadline, self.until, self.longest = time.monotonic(), deadline, deadline, 0.0
+
+    def begin(self, stage: int) -> None:
+        """Let a stage have its share of the time."""
+        if self.deadline is not None:
+            self.until = self.start + SHARES[stage] * (self.deadline - self.start)
+
+    def timed(self, measure: Measure, theta: torch.Tensor, power: float) -> Point | None:
+        """Measure, and remember how long that took."""
+        start = time.monotonic()
+        point = measure(theta, power)
+        self.longest = max(self.longest, time.monotonic() - start)
+        return point
+
+    def time_for_one_more(self) -> bool:
+        """Whether another measure ends before the stage does."""
+        return self.until is None or time.monotonic() + self.longest <= self.until
+
+
 def minimise(
     measure: Measure,
     theta: torch.Tensor,
@@ -53,8 +78,12 @@ def minimise(
     """Minimise from a feasible ``theta``; ``improved`` is told every better point."""
     best_theta, best_value = theta, math.inf
     used, stalled = 0, True
+    watch = _Watch(deadline)
     for stage, power in enumerate(POWERS):
-        current = measure(theta, power)
+        watch.begin(stage)
+        if not watch.time_for_one_more():
+            continue
+        current = watch.timed(measure, theta, power)
         if current is None:
             break
         if current.top < best_value:
@@ -64,8 +93,8 @@ def minimise(
         history = [current.value]
         share = (iterations - used) // (len(POWERS) - stage)
         for _ in range(share):
-            if deadline is not None and time.monotonic() > deadline:
-                return Descent(best_theta, best_value, used, stalled=True)
+            if not watch.time_for_one_more():
+                break
             used += 1
             direction = _two_loop(current.gradient, steps, changes)
             slope = float(direction @ current.gradient)
@@ -76,11 +105,11 @@ def minimise(
             length = min(length, 2.0 / max(float(direction.abs().max()), 1e-300))
             trial = None
             for _ in range(12):
-                trial = measure(theta + length * direction, power)
+                trial = watch.timed(measure, theta + length * direction, power)
                 if trial is not None and trial.value <= current.value + 1e-4 * length * slope:
                     break
                 trial, length = None, length * 0.4
-                if deadline is not None and time.monotonic() > deadline:
+                if not watch.time_for_one_more():
                     break
             if trial is None:
                 break

@@ -63,6 +63,9 @@ class Failure:
 
 Outcome = Done | Failure
 
+OUT_OF_TIME = "OutOfTime"
+"""The kind of failure of what was not done at a deadline."""
+
 
 class Executor(Protocol):
     """Runs tasks somewhere; a task that fails is an outcome, never an exception."""
@@ -85,11 +88,12 @@ class Executor(Protocol):
     def width(self, device: str) -> int:
         """How many tasks on a device run at one time."""
 
-    def run(self, tasks: Sequence[Task], *, keep: bool = False) -> Iterator[Outcome]:
+    def run(self, tasks: Sequence[Task], *, keep: bool = False, deadline: float | None = None) -> Iterator[Outcome]:
         """One outcome per task, in the order of completion; the first tasks are started first.
 
         With ``keep`` the arrays of the tasks' groups stay where tasks run, for further calls with the same
-        arrays (compared by identity), until ``release``.
+        arrays (compared by identity), until ``release``. What is not done at the ``deadline``
+        (``time.monotonic``) fails then; a task under way in this very process is not cut short.
 
         Raises:
             ClusterError: the place where tasks run is lost.
@@ -100,6 +104,11 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Release what the executor holds; calling it twice is harmless."""
+
+
+def late(task: Task) -> Failure:
+    """The outcome of a task that was not done at the deadline."""
+    return Failure(task, OUT_OF_TIME, "it was not done when its time was spent", 0)
 
 
 def perform(work: Work) -> Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 import uuid
@@ -17,7 +18,7 @@ import ray.exceptions
 
 from lipray.errors import ClusterError, InfeasibleResourcesError, PlanError
 from lipray.model.network import Network
-from lipray.run.executor import Done, Failure, Outcome, Task, attempt
+from lipray.run.executor import Done, Failure, Outcome, Task, attempt, late
 from lipray.run.parcels import Parcel, batches, pack, share, unpack
 from lipray.run.ray_cluster import Cluster
 
@@ -115,17 +116,18 @@ class RayExecutor:
         cpus = int(resources.get("CPU", 1)) // self._threads
         return max(1, cpus if device == "cpu" else min(cpus, int(resources.get("GPU", 0))))
 
-    def run(self, tasks: Sequence[Task], *, keep: bool = False) -> Iterator[Outcome]:
+    def run(self, tasks: Sequence[Task], *, keep: bool = False, deadline: float | None = None) -> Iterator[Outcome]:
         """One outcome per task, as they complete, with a bounded number of them submitted at any time.
 
-        With ``keep`` the groups' arrays stay in the object store until ``release``.
+        With ``keep`` the groups' arrays stay in the object store until ``release``. What is under way at the
+        ``deadline`` is cancelled, and fails.
 
         Raises:
             ClusterError: the connection is lost, or for minutes no node is left that could run the rest.
         """
         flight = _Flight(tasks, self._threads, self._kept if keep else None)
         try:
-            yield from flight.fly()
+            yield from flight.fly(deadline)
         except (ray.exceptions.RaySystemError, ConnectionError) as fault:
             raise ClusterError(self._cluster.address, f"the connection was lost ({_first_line(fault)})") from None
         finally:
@@ -188,13 +190,17 @@ class _Flight:
             held = kept[group]
             self._shared[group], self._refs[group], self._tokens[group] = held.shared, held.ref, held.token
 
-    def fly(self) -> Iterator[Outcome]:
-        """Submit, wait, and yield outcomes until nothing is left."""
+    def fly(self, deadline: float | None = None) -> Iterator[Outcome]:
+        """Submit, wait, and yield outcomes until nothing is left, or there is no time left."""
         stalled = time.monotonic()
         while self._waiting or self._pending:
+            left = math.inf if deadline is None else deadline - time.monotonic()
+            if left <= 0.0:
+                yield from self._give_up()
+                return
             self._fill()
             refs = list(self._pending)
-            ready, _ = ray.wait(refs, num_returns=1, timeout=10.0)
+            ready, _ = ray.wait(refs, num_returns=1, timeout=min(10.0, left))
             if ready:
                 ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
                 stalled = time.monotonic()
@@ -206,6 +212,12 @@ class _Flight:
                 for outcome in self._land(ref, self._pending.pop(ref)):
                     self._forget(outcome.task)
                     yield outcome
+
+    def _give_up(self) -> list[Outcome]:
+        """Cancel everything; all of it is late."""
+        tasks = [task for trip in (*self._pending.values(), *self._waiting) for task in trip.tasks]
+        self.cancel()
+        return [late(task) for task in tasks]
 
     def cancel(self) -> None:
         """Stop what is still under way; without force a task inside a numerical library would not notice."""

@@ -14,13 +14,16 @@ from lipray.certify.certificate import Certificate, Status
 from lipray.errors import ClusterError
 from lipray.partition.plan import TorusWork
 from lipray.partition.subproblem import Subproblem
-from lipray.run.executor import Done, Executor, Failure, Outcome, Task, explain
+from lipray.run.executor import OUT_OF_TIME, Done, Executor, Failure, Outcome, Task, explain
 
 if TYPE_CHECKING:
     from lipray.certify.frequency.bundle import Bundle, BundleResult
 
 Report = Callable[[float, str], None]
 """Told of every better certified bound of the problem, and of the way that gave it."""
+
+GRACE, LEAST_GRACE = 0.02, 2.0
+"""A round under way is cut short when the time limit is exceeded by this share and these seconds."""
 
 Heartbeat = Callable[[int, float], None]
 """Told after every round: how many there were, and the seconds since the first began."""
@@ -46,6 +49,7 @@ def coordinate(
     Raises:
         ClusterError: the place where bundles run is lost.
     """
+    from lipray.certify.frequency.objective import LostBundleError
     from lipray.certify.frequency.solve import solve_frequency
     from lipray.certify.solve import checked
 
@@ -53,7 +57,8 @@ def coordinate(
     assert isinstance(problem, Subproblem)  # noqa: S101 (narrows the type)
     width = executor.width(problem.settings.device)
     settings = replace(problem.settings, time_limit=time_limit, workers=width)
-    rounds = Rounds(task, torus, executor, heartbeat)
+    deadline = None if time_limit is None else time.monotonic() + (1.0 + GRACE) * time_limit + LEAST_GRACE
+    rounds = Rounds(task, torus, executor, heartbeat, deadline)
     best: list[float] = []
 
     def improved(bound: float, way: str) -> None:
@@ -68,6 +73,12 @@ def coordinate(
         value = checked(problem, certificate)
     except ClusterError:
         raise
+    except LostBundleError as fault:
+        # Only the closed form's: later ones leave what was proven before.
+        if rounds.lost:
+            return Failure(task, type(fault).__name__, explain(fault)), tuple(rounds.lost)
+        why = "its closed form was not done when its time was spent; the product bound stands in its place"
+        return Failure(task, OUT_OF_TIME, why, 0), ()
     except Exception as fault:  # noqa: BLE001 - whatever a solver raises, what is proven already stands
         failure = Failure(task, type(fault).__name__, explain(fault))
         if not best:
@@ -82,8 +93,16 @@ def coordinate(
 class Rounds:
     """The rounds of one problem: bundles become tasks, and their results return in order."""
 
-    def __init__(self, task: Task, torus: TorusWork, executor: Executor, heartbeat: Heartbeat = _ignore) -> None:
+    def __init__(
+        self,
+        task: Task,
+        torus: TorusWork,
+        executor: Executor,
+        heartbeat: Heartbeat = _ignore,
+        deadline: float | None = None,
+    ) -> None:
         self.lost: list[Failure] = []
+        self._deadline = deadline
         self._task, self._torus, self._executor, self._heartbeat = task, torus, executor, heartbeat
         self._held = 8 * sum(array.size for array in task.work.network.weights.values())
         self._numbers = itertools.count(1)
@@ -95,10 +114,10 @@ class Rounds:
         tasks = [self._bundle_task(number, index, bundle) for index, bundle in enumerate(bundles)]
         places = {task.key: index for index, task in enumerate(tasks)}
         results: list[BundleResult | None] = [None] * len(tasks)
-        for outcome in self._executor.run(tasks, keep=True):
+        for outcome in self._executor.run(tasks, keep=True, deadline=self._deadline):
             if isinstance(outcome, Done):
                 results[places[outcome.task.key]] = _writable(outcome.value)  # type: ignore[arg-type]  # of a bundle
-            else:
+            elif outcome.kind != OUT_OF_TIME:
                 self.lost.append(outcome)
         self._heartbeat(number, time.monotonic() - self._start)
         return results

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lipray.errors import InfeasibleResourcesError
-from lipray.run.executor import Outcome, Task, attempt
+from lipray.run.executor import Outcome, Task, attempt, late
 
 
 class SerialExecutor:
@@ -42,15 +43,15 @@ class SerialExecutor:
         del device
         return 1
 
-    def run(self, tasks: Sequence[Task], *, keep: bool = False) -> Iterator[Outcome]:
-        """One outcome per task, in order."""
+    def run(self, tasks: Sequence[Task], *, keep: bool = False, deadline: float | None = None) -> Iterator[Outcome]:
+        """One outcome per task, in order; those not begun at the ``deadline`` fail."""
         del keep  # nothing travels
         if self._threads is not None:
             import torch
 
             torch.set_num_threads(self._threads)
         for task in tasks:
-            yield attempt(task)
+            yield attempt(task) if deadline is None or time.monotonic() < deadline else late(task)
 
     def release(self) -> None:
         """Nothing is kept."""

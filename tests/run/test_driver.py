@@ -57,7 +57,7 @@ class Fake:
     def width(self, device):
         return 1 if device == "cpu" else 0
 
-    def run(self, tasks, *, keep=False):
+    def run(self, tasks, *, keep=False, **_):
         assert not keep
         tasks = list(tasks)
         if self.seed is not None:
@@ -193,7 +193,7 @@ def test_refused_before_anything_runs():
         def check(self, tasks):
             raise InfeasibleResourcesError(tasks[0].label, 2**40, 2**30)
 
-        def run(self, tasks, *, keep=False):
+        def run(self, tasks, *, keep=False, **_):
             raise AssertionError(f"{len(tasks)} tasks were submitted, {keep}")
 
     with pytest.raises(InfeasibleResourcesError, match=r"1024\.00 GiB.*1\.00 GiB"):
@@ -241,7 +241,7 @@ def test_data_is_read_as_float64(tmp_path):
 
 def test_a_solver_that_says_fallback_is_listed():
     class Given(Fake):
-        def run(self, tasks):
+        def run(self, tasks, **_):
             for outcome in super().run(tasks):
                 tile = isinstance(outcome, Done) and "tile1" in outcome.task.label
                 yield replace(outcome, value=replace(outcome.value, status=Status.FALLBACK)) if tile else outcome

@@ -58,6 +58,16 @@ class Bomb:
         return (eval, (f"({code}) and {self.value!r}",))
 
 
+class Sleep:
+    """Keeps the worker that unpacks it for some seconds, and is ``value`` then."""
+
+    def __init__(self, seconds, value):
+        self.seconds, self.value = seconds, value
+
+    def __reduce__(self):
+        return (eval, (f"__import__('time').sleep({self.seconds}) or {self.value!r}",))
+
+
 @pytest.fixture(scope="module")
 def executor():
     from lipray.run.start import start_executor
@@ -190,6 +200,22 @@ def test_a_worker_that_dies_in_a_round_costs_one_bundle_of_it(executor, sabotage
     here = estimate_network(convolutions(), TORI, SerialExecutor(threads=1))
     assert outcome.bound.upper == pytest.approx(here.bound.upper, rel=1e-6)
     assert not outcome.failures
+
+
+def test_what_is_under_way_at_a_deadline_is_cancelled(executor, sabotage):
+    from lipray.partition.subproblem import Settings, Subproblem
+    from lipray.run.executor import OUT_OF_TIME, Done, Task
+
+    sabotage("slow", Sleep(60.0, "w0"))
+    problem = Subproblem("x", convolutions(), "product", Settings())
+    tasks = [Task(name, name, name, problem, 2**20, 100.0) for name in ("quick", "slow", "slow too")]
+    start = time.monotonic()
+    outcomes = {outcome.task.key: outcome for outcome in executor.run(tasks, deadline=start + 15.0)}
+    assert time.monotonic() - start < 40.0
+    assert isinstance(outcomes["quick"], Done)
+    assert {outcomes[name].kind for name in ("slow", "slow too")} == {OUT_OF_TIME}
+    # The workers are free again.
+    assert isinstance(next(executor.run([replace(tasks[0], key="again")])), Done)
 
 
 @pytest.mark.slow

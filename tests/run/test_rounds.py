@@ -1,10 +1,12 @@
 """A problem on tori, coordinated: the bound of one process, and what becomes of lost bundles and of failures."""
 
 import math
+import time
 
 import numpy as np
 import pytest
 
+from lipray.certify.certificate import Status
 from lipray.certify.frequency.bundle import BundleResult
 from lipray.certify.product import solve_product
 from lipray.certify.solve import solve
@@ -19,7 +21,7 @@ from lipray.run import tasks as run_tasks
 from lipray.run.budget import Clock
 from lipray.run.driver import estimate_network, make_plan
 from lipray.run.events import RoundDone, TaskDone, UpperBoundImproved
-from lipray.run.executor import Failure, Task
+from lipray.run.executor import OUT_OF_TIME, Failure, Task
 from lipray.run.rounds import Rounds, coordinate
 from lipray.run.serial import SerialExecutor
 from lipray.run.summary import describe_model, summarise
@@ -54,7 +56,7 @@ class Flaky(SerialExecutor):
     def width(self, device):
         return 3 if device == "cpu" else 0
 
-    def run(self, tasks, *, keep=False):
+    def run(self, tasks, *, keep=False, deadline=None):
         for task in tasks:
             self.labels.append(task.label)
             self.kept.add((BUNDLE in task.label, keep))
@@ -63,7 +65,7 @@ class Flaky(SerialExecutor):
             if BUNDLE in task.label and len(self.labels) > self.lose_after:
                 yield Failure(task, "WorkerCrashedError", "the worker died", 3)
             else:
-                yield from super().run([task])
+                yield from super().run([task], deadline=deadline)
 
     def release(self):
         self.released += 1
@@ -117,6 +119,44 @@ def test_all_bundles_lost_is_a_failure():
     assert {failure.kind for failure in lost} == {"WorkerCrashedError"}
 
 
+class Slow(Flaky):
+    """Takes a good while for every bundle after a number of tasks."""
+
+    def __init__(self, after, pause):
+        super().__init__()
+        self.after, self.pause = after, pause
+
+    def run(self, tasks, *, keep=False, deadline=None):
+        for task in tasks:
+            if BUNDLE in task.label and len(self.labels) >= self.after:
+                time.sleep(self.pause)
+            yield from super().run([task], keep=keep, deadline=deadline)
+
+
+def test_a_closed_form_that_takes_too_long_is_cut_short(monkeypatch):
+    monkeypatch.setattr(run_rounds, "LEAST_GRACE", 0.0)
+    executor = Slow(0, 0.2)
+    outcome, lost, told = run(executor, time_limit=0.3)
+    assert isinstance(outcome, Failure)
+    assert outcome.kind == OUT_OF_TIME
+    assert "product bound stands" in outcome.why
+    assert not told
+    assert not lost
+
+
+def test_a_round_that_takes_too_long_leaves_what_was_proven(monkeypatch):
+    monkeypatch.setattr(run_rounds, "LEAST_GRACE", 0.0)
+    closed, _, _ = run(Flaky(), iterations=0)
+    begin = time.monotonic()
+    # The closed form's bundles come quickly, all later ones do not.
+    outcome, lost, told = run(Slow(3, 1.0), time_limit=2.0, iterations=1000)
+    assert time.monotonic() - begin < 10.0
+    assert outcome.value.bound == min(bound for bound, _ in told)
+    assert outcome.value.bound <= closed.value.bound * (1 + 1e-9)
+    assert outcome.value.status is Status.TIME_LIMIT
+    assert not lost
+
+
 def test_a_lost_cluster_ends_the_run():
     executor = Flaky(fault=ClusterError("ray", "no node is left"))
     with pytest.raises(ClusterError):
@@ -128,8 +168,8 @@ def test_results_keep_the_order_of_the_bundles():
     task, torus = posed()
 
     class Backwards(Flaky):
-        def run(self, tasks, *, keep=False):
-            yield from super().run(list(tasks)[::-1], keep=keep)
+        def run(self, tasks, *, keep=False, deadline=None):
+            yield from super().run(list(tasks)[::-1], keep=keep, deadline=deadline)
 
     from lipray.certify.frequency.bundle import in_place
     from lipray.certify.frequency.setup import bundles, set_up

@@ -31,7 +31,7 @@ INTERIOR_POINT_ORDER = 1200
 """Largest order of one frequency's inequality given to the interior-point method."""
 
 INTERIOR_ITERATIONS = 200
-DESCENT_ITERATIONS = 150
+DESCENT_ITERATIONS = 600
 DESCENT_TOLERANCE = 1e-5
 """Relative improvement per iteration below which first-order steps end a stage."""
 
@@ -93,10 +93,15 @@ class _Run:
         self.figures["closed_form"] = closed.bound
         self._take(closed, "closed form")
         share = 1.0 if switch is None else FREQUENCY_SHARE
-        answer = self._improve(plain, closed.multipliers, closed, share)
-        self.figures["frequency"] = answer.bound
-        if switch is not None:
-            self._hybrid(plain, answer, switch)
+        try:
+            answer = self._improve(plain, closed.multipliers, closed, share)
+            self.figures["frequency"] = answer.bound
+            if switch is not None:
+                self._hybrid(plain, answer, switch)
+        except LostBundleError:
+            # What was proven before stands.
+            late = self.deadline is not None and time.monotonic() > self.deadline
+            self.status = Status.TIME_LIMIT if late else Status.STALLED
         return True
 
     def certificate(self) -> Certificate:
@@ -139,11 +144,7 @@ class _Run:
         if deadline is not None and deadline <= now:
             self.status = Status.TIME_LIMIT
             return known
-        try:
-            found, status, used = self._optimise(setup, known, deadline)
-        except LostBundleError:
-            self.status = Status.STALLED
-            return known
+        found, status, used = self._optimise(setup, known, deadline)
         self.iterations += used
         self.status = status
         proven = certify_blend(setup, found, base, self.means)
@@ -175,8 +176,19 @@ class _Run:
         reference = known.bound**2
         working = choose_working(setup, known, self.means)
         self.last_proof = time.monotonic()
+        lost = False
+
+        def measured(point: torch.Tensor, power: float) -> lbfgs.Point | None:
+            """Measure; once a bundle was lost, nothing more, so that the best point so far is what is left."""
+            nonlocal lost
+            try:
+                return None if lost else measure(working, point, power, self.means, reference)
+            except LostBundleError:
+                lost = True
+                return None
+
         found = lbfgs.minimise(
-            lambda point, power: measure(working, point, power, self.means, reference),
+            measured,
             theta,
             iterations=limit,
             tolerance=max(settings.tolerance, DESCENT_TOLERANCE),
@@ -192,7 +204,10 @@ class _Run:
         if now - self.last_proof < max(LEAST_PAUSE, PROOF_EVERY * self.proof_seconds):
             return
         parts = torch.split(torch.exp(theta), list(setup.sizes))
-        proven = certify(setup, [part.numpy() for part in parts], self.means)
+        try:
+            proven = certify(setup, [part.numpy() for part in parts], self.means)
+        except LostBundleError:
+            proven = None
         if proven is not None:
             self._take(proven, "optimising")
         self.last_proof = time.monotonic()
