@@ -86,9 +86,15 @@ def sub_network(network: Network, first: int, last: int) -> Network:
     """The map from the signal of node ``first`` to that of node ``last``, both cut positions (or 0).
 
     The arrays are shared, not copied. The whole network is returned as it is.
+
+    Raises:
+        ValueError: a node in between reads one before ``first``, so that ``first`` is no cut position.
     """
     if first == 0 and last == len(network.nodes) - 1:
         return network
+    for node in network.nodes[first + 1 : last + 1]:
+        if min(node.inputs) < first:
+            raise ValueError(f"{node.name} reads a node before {network.nodes[first].name}, where no cut is possible")
     source = network.nodes[first]
     head = Node(name=source.name, op=Input(), inputs=(), shape=source.shape)
     body = tuple(

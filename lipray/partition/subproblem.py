@@ -23,8 +23,7 @@ class Settings:
     stops with the best bound so far. ``memory``: bytes a solver may use.
 
     The others concern the methods on tori. ``switch``: where the torus is left, a node's name or index, ``"none"``
-    for the end of the maps, ``None`` for the solver's own choice. ``chain``: whether the shape matrix is handed over
-    between the parts of a problem that is optimised in parts. ``device``: torch's name of the device that
+    for the end of the maps, ``None`` for the solver's own choice. ``device``: torch's name of the device that
     frequencies are worked on. ``workers``: into how many bundles a round of frequencies is cut at least.
     """
 
@@ -33,7 +32,6 @@ class Settings:
     time_limit: float | None = None
     memory: int = 8 * 2**30
     switch: str | None = None
-    chain: bool = True
     device: str = "cpu"
     workers: int = 1
 
@@ -69,4 +67,4 @@ _DEFAULTS = asdict(Settings())
 
 def _chosen(method: str, name: str, value: object) -> bool:
     """Whether a setting of the methods on tori makes this another problem than the default would."""
-    return method in TORUS_METHODS and name in ("switch", "chain") and value != _DEFAULTS[name]
+    return method in TORUS_METHODS and name == "switch" and value != _DEFAULTS[name]

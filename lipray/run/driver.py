@@ -58,7 +58,6 @@ def make_plan(network: Network, config: EstimateConfig) -> Plan:
         time_limit=config.time_limit,
         memory=config.memory,
         switch=config.switch,
-        chain=config.chain is not False,
         device=config.device,
     )
     return plan_network(

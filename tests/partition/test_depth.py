@@ -20,7 +20,7 @@ from lipray.model.network import (
     Softmax,
     Sum,
 )
-from lipray.partition.depth import activation_layers, cut_positions, split_depth, split_units
+from lipray.partition.depth import activation_layers, cut_positions, split_depth, split_units, sub_network
 
 RELU = Activation("relu", (0.0,), (1.0,))
 CONV = Conv("w", None, (1, 1), ((1, 1), (1, 1)), (1, 1))
@@ -112,6 +112,23 @@ def test_a_residual_block_is_never_cut(depth):
         ["conv", "relu", "conv", "add", "relu"],
         ["conv", "relu", "conv", "add", "relu", "flat", "fc"],
     ]
+
+
+def test_a_part_that_begins_inside_a_block_is_refused():
+    chain = Chain()
+    chain.layers("conv", "relu")
+    chain.residual()
+    network = chain.network()
+    cuts = {0, *cut_positions(network)}
+    last = len(network.nodes) - 1
+    inside = [k for k in range(last) if k not in cuts]
+    assert inside
+    for first in range(last):
+        if first in cuts:
+            assert len(sub_network(network, first, last).nodes) == last - first + 1
+        else:
+            with pytest.raises(ValueError, match="no cut is possible"):
+                sub_network(network, first, last)
 
 
 def test_preactivated_residual_blocks_are_cut_after_their_joins():
