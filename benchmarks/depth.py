@@ -29,7 +29,7 @@ DEPTHS = (10, 20, 50, 100)
 CHANNELS = 32
 SIDES = (32, 64)
 """Maps: at the larger side not even the smallest depth's frequencies are worked on at once."""
-MEMORY = 512 * MIB
+MEMORY = 256 * MIB
 """What a bundle's size is chosen by; a quarter of it is one bundle's own."""
 LINEAR, FLAT = 0.15, 1.25
 """Largest relative distance from the line, and growth of the peak between the smallest and the largest depth."""
@@ -49,7 +49,8 @@ COLUMNS = (
 NOTES = f"""\
 Random chains of 3x3 convolutions of {CHANNELS} channels with a ReLU between any two, on one torus; `memory`
 {MEMORY // MIB} MiB. `closed form`: chosen, and proven. `gradient`: one value with its gradient in all multipliers, as a
-step of the first-order optimiser takes it. `peak`: largest resident set of the process; `before`: what Python, torch
+step of the first-order optimiser takes it, with a memory in which no depth has room for its factors, so that
+they are worked out again on the way back. `peak`: largest resident set of the process; `before`: what Python, torch
 and the network take of that.
 
 pass: the seconds lie within {LINEAR:.0%} of a straight line in the depth; on {SIDES[-1]}x{SIDES[-1]} maps the peak at

@@ -26,6 +26,10 @@ COMPLEX = 16
 """Bytes of a complex128."""
 
 
+EFFICIENT = 2**17
+"""Entries of a batch of matrices from which on its operations hardly wait for Python (measured)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """The torus part of a network, its independent groups, and the dense tail after its head (``None``: no head).
@@ -72,11 +76,9 @@ def set_up(network: Network, cut: int | None = None, *, window: bool = False) ->
 
 def bundles(setup: Setup, multipliers: Sequence[np.ndarray], kind: str, *, memory: int, workers: int) -> list[Bundle]:
     """Cut the groups into bundles that fit ``memory`` each, and at least ``workers`` of them where work is plenty."""
-    allowed = memory / SHARE_OF_MEMORY
-    keep = kind == "gradient" and group_bytes(setup.problem, keep=True) <= allowed
-    per_group = group_bytes(setup.problem, keep=keep)
-    count = len(setup.groups)
-    most = max(1, int(allowed / per_group))
+    allowed, count = memory / SHARE_OF_MEMORY, len(setup.groups)
+    keep = kind == "gradient" and _worth_keeping(setup.problem, allowed / group_bytes(setup.problem, keep=True), count)
+    most = max(1, int(allowed / group_bytes(setup.problem, keep=keep)))
     pieces = max(-(-count // most), min(workers, count))
     if workers > 1 and pieces > workers:
         pieces = -(-pieces // workers) * workers
@@ -86,6 +88,17 @@ def bundles(setup: Setup, multipliers: Sequence[np.ndarray], kind: str, *, memor
         for a, b in itertools.pairwise(ends)
         if b > a
     ]
+
+
+def _worth_keeping(problem: TorusProblem, fitting: float, count: int) -> bool:
+    """Whether factors are kept for a gradient, when so many of the ``count`` groups fit one bundle with them.
+
+    Bundles of few small matrices take longer than working the factors out again.
+    """
+    if fitting >= count:
+        return True
+    most = max(_folded(problem, index) * max(widths, default=0) ** 2 for index, widths in enumerate(problem.widths))
+    return fitting >= 1.0 and int(fitting) * most >= EFFICIENT
 
 
 def group_bytes(problem: TorusProblem, *, keep: bool) -> float:

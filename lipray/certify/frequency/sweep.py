@@ -153,9 +153,9 @@ def chunk(problem: TorusProblem, index: int, folded: int, *, keep: bool = False)
 
 
 def kept_entries(problem: TorusProblem, index: int) -> float:
-    """Complex entries that the factor of one frequency of a level takes."""
+    """Complex entries that the factor of one frequency of a level takes, and what pulling back through it needs."""
     widths = problem.widths[index]
-    return sum(2.0 * width * max(widths) for width in widths)
+    return sum(4.0 * width * max(widths) for width in widths)
 
 
 def level_entries(problem: TorusProblem, index: int) -> float:
