@@ -93,7 +93,7 @@ SIZES = (
     Column("of the product", "of_product", harness.share),
     Column("s", "wall", harness.seconds),
     Column("MiB", "peak", harness.mebibytes),
-    Column("in 20 min", "optimised", harness.upper),
+    Column("`--budget 20m`", "optimised", harness.upper),
     Column("of the closed form", "of_closed", harness.share),
 )
 

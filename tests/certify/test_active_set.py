@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from lipray.certify.active_set import MATRICES, minimise_over_slices
+from lipray.certify.frequency.setup import set_up
+from lipray.certify.frequency.slices import slices, slices_bytes, slices_order
 from lipray.certify.inequality import Inequality
 from lipray.certify.interior import minimise
 from lipray.certify.narrowing import narrowed
 from lipray.certify.slice_values import SliceValues
 from lipray.model.network import Conv
+from tests.maps import Maps
 
 MEMORY = 2**30
 
@@ -370,3 +373,15 @@ def test_published_chains(name, published):
     assert result.value == pytest.approx(OPTIMA[name], rel=1e-6)
     assert result.slices < 40
     assert lowest(form, result.multipliers, 1.0 + 1e-9, result.value**2).min() > -1e-12
+
+
+def test_the_memory_of_slices_is_known_before_they_are_made():
+    maps = Maps(2, 6, 6)
+    for channels in (3, 4, 5):
+        maps.conv(channels, padding=1)
+        maps.act()
+    maps.conv(2, kernel=1)
+    setup = set_up(maps.network())
+    form = slices(setup)
+    assert form.order == slices_order(setup)
+    assert slices_bytes(setup) == 16 * (form.B.numel() + form.C.numel())

@@ -173,7 +173,7 @@ def forward(bundle: Bundle) -> Forward | None:
 
 
 def backward(carried: Forward, directions: torch.Tensor) -> torch.Tensor | None:
-    """Gradient in λ, stacked, of <D Dᵀ, Q> behind a head; ``None`` where rounding makes a kept-out factor fail."""
+    """Gradient in λ, stacked, of <D Dᵀ, Q> behind a head; ``None`` where a factor, worked out again, fails."""
     head = carried.problem.head
     assert head is not None  # noqa: S101 (the caller's part)
     pulled = pull_back(head, directions, carried.frequencies[-1], carried.problem.torus.coarse)

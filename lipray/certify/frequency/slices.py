@@ -18,6 +18,13 @@ def slices_order(setup: Setup) -> int | None:
     return setup.network.nodes[0].shape[0] + sum(setup.problem.sizes)
 
 
+def slices_bytes(setup: Setup) -> int:
+    """Bytes that ``slices`` takes, as complex128."""
+    order = slices_order(setup) or 0
+    rows = order - setup.network.nodes[0].shape[0] + setup.network.nodes[setup.cut].shape[0]
+    return 16 * len(setup.groups) * rows * order
+
+
 def slices(setup: Setup) -> Inequality:
     """The inequality at all frequencies of a one-level set-up, (F, n, d + n)."""
     problem = setup.problem

@@ -21,7 +21,7 @@ from lipray.certify.certificate import Certificate, Status
 from lipray.certify.frequency.bundle import Spread, in_place
 from lipray.certify.frequency.objective import LostBundleError, Means, Proven, certify, certify_blend, measure
 from lipray.certify.frequency.setup import Multipliers, Setup, set_up
-from lipray.certify.frequency.slices import slices, slices_order
+from lipray.certify.frequency.slices import slices, slices_bytes, slices_order
 from lipray.certify.frequency.start import closed_start, tied_start
 from lipray.certify.frequency.working import choose_working
 from lipray.partition.subproblem import Subproblem
@@ -31,7 +31,7 @@ INTERIOR_POINT_ORDER = 1200
 """Largest order of one frequency's inequality given to the interior-point method."""
 
 INTERIOR_ITERATIONS = 200
-DESCENT_ITERATIONS = 600
+DESCENT_ITERATIONS = 3000
 DESCENT_TOLERANCE = 1e-5
 """Relative improvement per iteration below which first-order steps end a stage."""
 
@@ -158,7 +158,8 @@ class _Run:
         order = slices_order(setup)
         sizes = list(setup.sizes)
         ends = np.cumsum(sizes)[:-1]
-        if order is not None and order <= INTERIOR_POINT_ORDER:
+        room = settings.memory // 2
+        if order is not None and order <= INTERIOR_POINT_ORDER and slices_bytes(setup) <= room:
             limit = INTERIOR_ITERATIONS if settings.iterations is None else settings.iterations
             result = minimise_over_slices(
                 slices(setup),
