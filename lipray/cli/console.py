@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from rich.console import Console, RenderableType
+
+from lipray.run.events import Event, Listener
 
 
 def print_result(result: RenderableType) -> None:
@@ -21,21 +23,43 @@ def print_result(result: RenderableType) -> None:
 
 
 @contextmanager
-def terminate_cleanly() -> Iterator[None]:
-    """While inside, SIGTERM unwinds like Ctrl-C, so that an embedded Ray is shut down.
+def end_cleanly() -> Iterator[Callable[[Listener], Listener]]:
+    """While inside, Ctrl-C and SIGTERM unwind the command, so that an embedded Ray is shut down.
+
+    An exception that a signal raises inside a finaliser or a callback from a compiled library is swallowed there.
+    What is yielded makes a listener that raises it once more at the next event.
 
     Raises:
+        KeyboardInterrupt: on SIGINT.
         SystemExit: with code 143, on SIGTERM.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda listener: listener
         return
+    asked: list[int] = []
+
+    def unwind() -> None:
+        if asked[-1] == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        asked.append(number)
+        unwind()
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def watch(listener: Listener) -> Listener:
+        def listen(event: Event) -> None:
+            if asked:
+                unwind()
+            listener(event)
+
+        return listen
+
+    # A shell has its background jobs ignore Ctrl-C.
+    heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heeded}
     try:
-        yield
+        yield watch
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -33,20 +33,20 @@ def estimate_command(
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(options.threads)))
     loaded = load(model, options, trust=trust_model)
 
-    from lipray.cli.console import print_result, terminate_cleanly
+    from lipray.cli.console import end_cleanly, print_result
     from lipray.cli.progress import show_progress
     from lipray.run.budget import Clock
     from lipray.run.session import run_estimate
 
     # Ray prints some of its errors to stdout, which is the result's alone.
-    with terminate_cleanly(), redirect_stdout(sys.stderr), show_progress(quiet=quiet) as notify:
+    with end_cleanly() as watch, redirect_stdout(sys.stderr), show_progress(quiet=quiet) as notify:
         finished = run_estimate(
             loaded.network,
             loaded.name,
             options,
             notes=loaded.notes,
             file_hash=loaded.weights_hash,
-            notify=notify,
+            notify=watch(notify),
             arguments=tuple(sys.argv[1:]),
             clock=Clock(options.budget, began),
         )
