@@ -18,11 +18,11 @@ import torch
 from apart import apart, peak_memory
 from harness import Column, Row
 
-from lipray.certify.frequency.bundle import in_place
-from lipray.certify.frequency.objective import Means, Working, measure
-from lipray.certify.frequency.setup import bundles, set_up
+from lipray.certify.frequency.bundle import gradient_bundles, in_place
+from lipray.certify.frequency.objective import Working, measure
 from lipray.certify.frequency.start import closed_start
 from lipray.model.network import Activation, Conv, Input, Network, Node
+from lipray.verify.torus.proof import Means, bundles, set_up
 
 MIB = 2**20
 DEPTHS = (10, 20, 50, 100)
@@ -90,7 +90,7 @@ def through_depth(depth: int, channels: int, side: int, way: str) -> Row:
             raise RuntimeError("no gradient at the closed form")
     seconds = time.perf_counter() - start
     torus, _ = setup.split(closed.multipliers)
-    count = len(bundles(setup, torus, "gradient" if way == "gradient" else "bound", memory=MEMORY, workers=1))
+    count = len((gradient_bundles if way == "gradient" else bundles)(setup, torus, means))
     return {"seconds": seconds, "before": before, "bundles": count, "bound": closed.bound}
 
 

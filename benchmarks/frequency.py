@@ -22,14 +22,14 @@ from harness import ROOT, Column, Row
 
 from lipray.certify.certificate import Certificate, Status
 from lipray.certify.frequency.solve import solve_frequency
-from lipray.certify.layer_norms import operation_constant
 from lipray.certify.solve import checked, solve
 from lipray.errors import PlanError
 from lipray.model.load import load_network
 from lipray.model.network import Activation, Network, Node, Sum
 from lipray.partition.subproblem import TORUS_METHODS, Settings, Subproblem
-from lipray.partition.torus import lay_out
 from lipray.run.lower_bound import ascend, best, plan_ascents
+from lipray.verify.layer_norms import operation_constant
+from lipray.verify.torus.layout import lay_out
 
 sys.path.append(str(ROOT))
 from tests import published as reader  # the reader of the tests, which are no package of lipray

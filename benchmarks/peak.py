@@ -20,17 +20,17 @@ from harness import ROOT, Column, Row
 from operations import counted, matrix_peak
 
 from lipray.certify.frequency.bundle import in_place
-from lipray.certify.frequency.elimination import eliminate_level
-from lipray.certify.frequency.groups import frequencies_of
-from lipray.certify.frequency.levels import lower_level
-from lipray.certify.frequency.objective import Means, perform
-from lipray.certify.frequency.setup import Multipliers, Setup, bundles, set_up
+from lipray.certify.frequency.objective import pull_back
 from lipray.certify.frequency.start import closed_start
-from lipray.certify.frequency.sweep import by_level, chunk
-from lipray.certify.spectral import largest_eigenvalues_bound
 from lipray.model.load import load_network
 from lipray.model.network import Activation, Network
-from lipray.partition.depth import sub_network
+from lipray.verify.cuts import sub_network
+from lipray.verify.spectral import largest_eigenvalues_bound
+from lipray.verify.torus.elimination import eliminate_level
+from lipray.verify.torus.groups import frequencies_of
+from lipray.verify.torus.levels import lower_level
+from lipray.verify.torus.proof import Means, Multipliers, Setup, bundles, perform, set_up
+from lipray.verify.torus.sweep import by_level, chunk
 
 LEAST = 0.30
 """Share of the peak that is asked for."""
@@ -96,8 +96,8 @@ def against_peak(name: str, memory: int) -> Row:
     if setup.problem.head is not None:
         more["directions"] = np.random.default_rng(0).normal(size=(setup.problem.head.rows, 1))
     parts = {
-        "proof": _rate(lambda: perform(setup, torus, "bound", means)),
-        "gradient": _rate(lambda: perform(setup, torus, "gradient", means, **more)),
+        "proof": _rate(lambda: perform(setup, torus, means)),
+        "gradient": _rate(lambda: pull_back(setup, torus, means, **more)),
         **_levels(setup, torus, memory),
     }
     return {"machine": max(machine, matrix_peak()), "parts": parts, "threads": torch.get_num_threads()}
@@ -115,7 +115,7 @@ def _rate(work: Callable[[], object]) -> Row:
 def _levels(setup: Setup, torus: Multipliers, memory: int) -> dict[str, Row]:
     """Each level of the first bundle of a proof by itself, as a sweep goes through it."""
     problem, sides = setup.problem, setup.problem.torus.sides
-    bundle = bundles(setup, torus, "bound", memory=memory, workers=1)[0]
+    bundle = bundles(setup, torus, Means(memory=memory))[0]
     frequencies = frequencies_of([group for group, _ in bundle.groups], sides)
     per_level = by_level(problem, [torch.from_numpy(lam) for lam in torus])
     shape: torch.Tensor | None = None

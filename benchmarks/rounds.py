@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,9 +21,8 @@ import torch
 from apart import apart
 from harness import ROOT, Column, Row
 
-from lipray.certify.frequency.bundle import Bundle, in_place, perform_bundle
-from lipray.certify.frequency.objective import Means, perform
-from lipray.certify.frequency.setup import Multipliers, Setup, bundles, set_up
+from lipray.certify.frequency.bundle import AnyBundle, gradient_bundles, in_place, perform_bundle
+from lipray.certify.frequency.objective import pull_back
 from lipray.certify.frequency.start import closed_start
 from lipray.config import EstimateConfig
 from lipray.model.load import load_network
@@ -32,6 +32,7 @@ from lipray.run.executor import Task
 from lipray.run.rounds import Rounds
 from lipray.run.serial import SerialExecutor
 from lipray.run.start import start_executor
+from lipray.verify.torus.proof import Means, Multipliers, Setup, bundles, perform, set_up
 
 WORKERS = 2
 EFFICIENT = 0.9
@@ -87,6 +88,20 @@ def problem(name: str, kind: str) -> tuple[Setup, Multipliers, Row]:
     return setup, setup.split(closed.multipliers)[0], more
 
 
+def cut(setup: Setup, torus: Multipliers, kind: str) -> Sequence[AnyBundle]:
+    """The bundles of a round."""
+    means = Means(memory=MEMORY, workers=WORKERS)
+    return gradient_bundles(setup, torus, means) if kind == "gradient" else bundles(setup, torus, means)
+
+
+def one_round(setup: Setup, torus: Multipliers, kind: str, means: Means, **more: object) -> None:
+    """One round of either kind."""
+    if kind == "gradient":
+        pull_back(setup, torus, means, **more)
+    else:
+        perform(setup, torus, means)
+
+
 def rounds(name: str, kind: str, place: str, count: int) -> Row:
     """Seconds of rounds on one executor; to be run in a process of its own, whose threads are limited."""
     config = EstimateConfig(executor=place, workers=WORKERS, threads=1, method="frequency", memory=MEMORY)
@@ -102,26 +117,30 @@ def rounds(name: str, kind: str, place: str, count: int) -> Row:
         ).spread
         means = Means(spread, MEMORY, WORKERS, "cpu")
         seconds: list[float] = []
-        batch: list[Bundle] = []
         for _ in range(count + 1):
             start = time.perf_counter()
-            batch, _ = perform(setup, torus, kind, means, **more)
+            one_round(setup, torus, kind, means, **more)
             seconds.append(time.perf_counter() - start)
         executor.release()
     finally:
         executor.close()
-    return {"first": seconds[0], "seconds": seconds[1:], "bundles": len(batch), "groups": len(setup.groups)}
+    return {
+        "first": seconds[0],
+        "seconds": seconds[1:],
+        "bundles": len(cut(setup, torus, kind)),
+        "groups": len(setup.groups),
+    }
 
 
 def half(name: str, kind: str, which: int, count: int, gate: Any, told: Any) -> None:
     """Every second bundle of a round, once all are at the gate; tells the seconds of every round."""
     torch.set_num_threads(1)
     setup, torus, more = problem(name, kind)
-    cut = bundles(setup, torus, kind, memory=MEMORY, workers=WORKERS)[which::WORKERS]
+    own = cut(setup, torus, kind)[which::WORKERS]
     for number in range(count + 1):
         gate.wait()
         start = time.perf_counter()
-        for bundle in cut:
+        for bundle in own:
             perform_bundle(replace(bundle, **more))
         told.put((number, time.perf_counter() - start))
 

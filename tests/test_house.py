@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lipray"
 FILES = sorted(PACKAGE.rglob("*.py"))
-STAGES = ("model", "partition", "certify", "compose", "run", "report", "cli")
+STAGES = ("model", "verify", "partition", "certify", "compose", "run", "report", "cli")
 ANYWHERE = {"errors", "config"}
 LONGEST = 600
 
@@ -72,7 +72,7 @@ def test_heavy_libraries_stay_where_they_belong(path):
         if library in {"cvxpy", "clarabel"}:
             assert place == "certify/sdp.py", place
         if library == "torch":
-            assert place.startswith(("model/", "certify/", "run/")) or (place == "api.py" and not top), place
+            assert place.startswith(("model/", "verify/", "certify/", "run/")) or (place == "api.py" and not top), place
             assert not (top and place.startswith("run/")), f"{place} imports torch when it is loaded"
         if library == "onnx":
             assert place.startswith("model/"), place

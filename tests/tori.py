@@ -6,15 +6,16 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from lipray.certify import sector
-from lipray.certify.elimination import evaluate, prepare
-from lipray.certify.frequency.groups import half_plane
-from lipray.certify.frequency.head import find_head
-from lipray.certify.frequency.sweep import closed_form, pose, sweep
-from lipray.certify.spectral import largest_eigenvalue_bound
+from lipray.certify.frequency.closed_form import closed_form
 from lipray.model.network import Network
-from lipray.partition.depth import sub_network
-from lipray.partition.torus import lay_out
+from lipray.verify import sector
+from lipray.verify.cuts import sub_network
+from lipray.verify.elimination import evaluate, prepare
+from lipray.verify.spectral import largest_eigenvalue_bound
+from lipray.verify.torus.groups import half_plane
+from lipray.verify.torus.head import find_head
+from lipray.verify.torus.layout import lay_out
+from lipray.verify.torus.sweep import pose, sweep
 
 
 class OnTorus:

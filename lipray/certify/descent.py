@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from lipray.certify import lbfgs
-from lipray.certify.elimination import Blocks, Factor, eliminate
 from lipray.certify.lbfgs import Point, smoothed
+from lipray.verify.elimination import Blocks, Factor, eliminate
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 The closed form is always there; an interior-point method improves it while the inequality's order
 allows, a first-order method beyond. Whatever an optimiser returns, the bound is recomputed from the
-multipliers by ``lipray.certify.elimination`` and the best certified one is kept.
+multipliers by ``lipray.verify.elimination`` and the best certified one is kept.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import torch
 
 from lipray.certify import descent, interior
 from lipray.certify.certificate import Certificate, Status
-from lipray.certify.elimination import Blocks, Evaluation, closed_form, evaluate, prepare
+from lipray.certify.closed_form import closed_form
 from lipray.certify.inequality import assemble, reduced_order
-from lipray.certify.sector import lower
 from lipray.partition.cost import INTERIOR_POINT_ORDER
 from lipray.partition.subproblem import Settings, Subproblem
+from lipray.verify.elimination import Blocks, Evaluation, evaluate, prepare
+from lipray.verify.sector import lower
 
 INTERIOR_ITERATIONS = 80
 DESCENT_ITERATIONS = 150

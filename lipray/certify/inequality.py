@@ -5,7 +5,7 @@ With s = (input, all activation outputs), v = B s and y = C s:
     ρ E_in + Σ_a λ_a (e_a (e_a - b_a)ᵀ + (e_a - b_a) e_aᵀ) - Cᵀ C ⪰ 0,   minimise ρ
 
 (Fazlyab et al. 2019; the causal form of Pauli, Gramlich & Allgöwer 2024). It only serves to find
-multipliers; what certifies them is ``lipray.certify.elimination``.
+multipliers; what certifies them is ``lipray.verify.elimination``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lipray.certify.elimination import Blocks
+from lipray.verify.elimination import Blocks
 
 Place = tuple[slice, slice]
 

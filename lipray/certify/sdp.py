@@ -13,11 +13,12 @@ import warnings
 import numpy as np
 
 from lipray.certify.certificate import Certificate, Status
-from lipray.certify.elimination import closed_form, evaluate, prepare
+from lipray.certify.closed_form import closed_form
 from lipray.certify.ellipsoid import certify_blend
 from lipray.certify.inequality import Inequality, assemble
-from lipray.certify.sector import lower
 from lipray.partition.subproblem import Settings, Subproblem
+from lipray.verify.elimination import evaluate, prepare
+from lipray.verify.sector import lower
 
 
 def solve_sdp(problem: Subproblem) -> Certificate | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lipray.certify.certificate import Certificate
 from lipray.compose.margins import margin_bounds
-from lipray.compose.rounding import product_up
+from lipray.verify.outward import product_up
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ import numpy as np
 from lipray.certify.certificate import Certificate
 from lipray.compose.bound import BlockBound, Bound
 from lipray.compose.depth import depth_bound, depth_figures
-from lipray.compose.space import overlap_bound, sum_bound
 from lipray.errors import SolveError, UsageError
 from lipray.model.network import Softmax
 from lipray.partition.choice import AUTO
 from lipray.partition.plan import Block, Plan
 from lipray.partition.worklist import Worklist, worklist
+from lipray.verify.composition import overlap_bound, sum_bound
 
 TORUS_WAYS = ("hybrid", "frequency", "closed_form")
 """Figures of a certificate that are certified bounds by ways of their own."""

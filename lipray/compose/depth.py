@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lipray.compose.bound import BlockBound
-from lipray.compose.rounding import product_up
+from lipray.verify.outward import product_up
 
 
 def depth_bound(blocks: Sequence[BlockBound]) -> float:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from lipray.compose.rounding import mul_up, up
+from lipray.verify.outward import mul_up, up
 
 UNIT = 2.0**-53
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from lipray.errors import PlanError, UsageError
 from lipray.model.network import Network
 from lipray.partition.cost import INTERIOR_POINT_ORDER, estimate_cost
-from lipray.partition.depth import sub_network
 from lipray.partition.plan import TorusWork
 from lipray.partition.subproblem import TORUS_METHODS, Settings
 from lipray.partition.switch import STAY, choose_switch, find_switch
-from lipray.partition.torus import lay_out
-from lipray.partition.torus_cost import ROUNDS, SHARE_OF_MEMORY, TorusCost, torus_cost
+from lipray.partition.torus_cost import ROUNDS, TorusCost, torus_cost
+from lipray.verify.cuts import sub_network
+from lipray.verify.torus.layout import SHARE_OF_MEMORY, lay_out
 
 FEWEST_SECONDS, MOST_SECONDS = 120.0, 3600.0
 """Seconds an optimiser on tori gets at least and at most where nothing is said."""

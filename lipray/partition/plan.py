@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 from lipray.model.network import Network, Shape
 from lipray.partition.subproblem import Settings
-from lipray.partition.torus import Sides
-
-Window = tuple[tuple[int, int], ...]
-"""Half-open index range per spatial axis of a map."""
+from lipray.verify.tiles import Window
+from lipray.verify.torus.layout import Sides
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,12 @@ from lipray.errors import PlanError, UsageError
 from lipray.model.network import AdaptiveAvgPool, AvgPool, Concat, Conv, Dense, MaxPool, Network, Sum
 from lipray.partition.choice import AUTO, Choice, choose, switch_in
 from lipray.partition.cost import estimate_cost, fits
-from lipray.partition.depth import activation_ends, split_depth, sub_network
+from lipray.partition.depth import activation_ends, split_depth
 from lipray.partition.plan import Block, Plan, Tile
-from lipray.partition.space import CutTile, cut_tiles, is_tileable, tile_windows
 from lipray.partition.subproblem import METHODS, TORUS_METHODS, Settings
-from lipray.partition.torus import torus_cuts
+from lipray.verify.cuts import sub_network
+from lipray.verify.tiles import CutTile, cut_tiles, is_tileable, tile_windows
+from lipray.verify.torus.layout import torus_cuts
 
 AUTOMATIC_TILING_SECONDS = 1800.0
 """Estimated seconds of a block's tiles beyond which only an explicit partition factor has it tiled.

@@ -7,9 +7,10 @@ import math
 from lipray.errors import UsageError
 from lipray.model.network import Network
 from lipray.partition.cost import estimate_cost
-from lipray.partition.depth import is_nonlinear, sub_network
+from lipray.partition.depth import is_nonlinear
 from lipray.partition.subproblem import Settings
-from lipray.partition.torus import torus_cuts
+from lipray.verify.cuts import sub_network
+from lipray.verify.torus.layout import torus_cuts
 
 STAY = "none"
 """The switch that stays on the torus until the maps end."""

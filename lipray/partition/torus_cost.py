@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from lipray.model.network import Activation, AvgPool, Conv, MaxPool, Network
-from lipray.partition.torus import Torus
+from lipray.verify.torus.layout import PIECE_ENTRIES, Torus
 
 Phase = tuple[int, ...]
 
@@ -29,10 +29,6 @@ ROUND_PASSES = 2.2
 """What a step of the optimiser costs, in passes."""
 ROUNDS = 150
 """Steps of an optimiser without a limit, for the estimate only."""
-PIECE_ENTRIES = 2**24
-"""Complex entries of one level that are worked on at a time."""
-SHARE_OF_MEMORY = 4
-"""A bundle may use one part in this many of the memory allowed: temporaries come on top."""
 COPIES = 1.2
 """Copies of a level's factor, temporaries counted, while a sweep is in it (measured)."""
 
@@ -111,7 +107,7 @@ class _Level:
 
 
 def _level(network: Network, torus: Torus, index: int) -> _Level:
-    """Count one frequency of a level as ``lipray.certify.frequency.elimination`` works it."""
+    """Count one frequency of a level as ``lipray.verify.torus.elimination`` works it."""
     walk = _Walk(network, torus, index)
     walk.run()
     parts, layers = walk.parts, walk.layers

@@ -13,10 +13,10 @@ from lipray.run.lower_bound import Ascent, Witness
 
 if TYPE_CHECKING:
     from lipray.certify.certificate import Certificate
-    from lipray.certify.frequency.bundle import Bundle, BundleResult
+    from lipray.certify.frequency.bundle import AnyBundle, AnyResult
 
-    Work = Subproblem | Ascent | Bundle
-    Value = Certificate | Witness | BundleResult
+    Work = Subproblem | Ascent | AnyBundle
+    Value = Certificate | Witness | AnyResult
 
 
 @dataclass(frozen=True, slots=True)

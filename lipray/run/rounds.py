@@ -17,7 +17,7 @@ from lipray.partition.subproblem import Subproblem
 from lipray.run.executor import OUT_OF_TIME, Done, Executor, Failure, Outcome, Task, explain
 
 if TYPE_CHECKING:
-    from lipray.certify.frequency.bundle import Bundle, BundleResult
+    from lipray.certify.frequency.bundle import AnyBundle, AnyResult
 
 Report = Callable[[float, str], None]
 """Told of every better certified bound of the problem, and of the way that gave it."""
@@ -49,9 +49,9 @@ def coordinate(
     Raises:
         ClusterError: the place where bundles run is lost.
     """
-    from lipray.certify.frequency.objective import LostBundleError
     from lipray.certify.frequency.solve import solve_frequency
     from lipray.certify.solve import checked
+    from lipray.verify.torus.proof import LostBundleError
 
     problem = task.work
     assert isinstance(problem, Subproblem)  # noqa: S101 (narrows the type)
@@ -108,12 +108,12 @@ class Rounds:
         self._numbers = itertools.count(1)
         self._start = time.monotonic()
 
-    def spread(self, bundles: Sequence[Bundle]) -> list[BundleResult | None]:
+    def spread(self, bundles: Sequence[AnyBundle]) -> list[AnyResult | None]:
         """Perform bundles wherever the executor runs tasks; ``None`` for one that was lost or failed."""
         number = next(self._numbers)
         tasks = [self._bundle_task(number, index, bundle) for index, bundle in enumerate(bundles)]
         places = {task.key: index for index, task in enumerate(tasks)}
-        results: list[BundleResult | None] = [None] * len(tasks)
+        results: list[AnyResult | None] = [None] * len(tasks)
         for outcome in self._executor.run(tasks, keep=True, deadline=self._deadline):
             if isinstance(outcome, Done):
                 results[places[outcome.task.key]] = _writable(outcome.value)  # type: ignore[arg-type]  # of a bundle
@@ -122,7 +122,7 @@ class Rounds:
         self._heartbeat(number, time.monotonic() - self._start)
         return results
 
-    def _bundle_task(self, number: int, index: int, bundle: Bundle) -> Task:
+    def _bundle_task(self, number: int, index: int, bundle: AnyBundle) -> Task:
         torus, groups = self._torus, len(bundle.groups)
         label = f"{self._task.label} round {number}/{index + 1}"
         # The solver cuts bundles to the memory allowed, by an estimate of its own.
@@ -130,7 +130,7 @@ class Rounds:
         return Task(label, label, self._task.group, bundle, memory, torus.pass_seconds * groups / torus.groups)
 
 
-def _writable(result: BundleResult) -> BundleResult:
+def _writable(result: AnyResult) -> AnyResult:
     """What came out of an object store cannot be written to, which torch does not know of its arrays."""
     values = {field.name: getattr(result, field.name) for field in fields(result)}
     locked = {

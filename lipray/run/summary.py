@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-from lipray.compose.rounding import product_up
 from lipray.model.network import Network
 from lipray.partition.cost import estimate_cost
 from lipray.run.driver import BUDGET_SPENT, RunOutcome
@@ -18,6 +17,7 @@ from lipray.run.records import (
     SubproblemRecord,
 )
 from lipray.run.tasks import block_of
+from lipray.verify.outward import product_up
 
 
 def describe_model(

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from lipray.certify.active_set import MATRICES, minimise_over_slices
-from lipray.certify.frequency.setup import set_up
 from lipray.certify.frequency.slices import slices, slices_bytes, slices_order
 from lipray.certify.inequality import Inequality
 from lipray.certify.interior import minimise
 from lipray.certify.narrowing import narrowed
 from lipray.certify.slice_values import SliceValues
 from lipray.model.network import Conv
+from lipray.verify.torus.proof import set_up
 from tests.maps import Maps
 
 MEMORY = 2**30

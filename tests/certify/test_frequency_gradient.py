@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from lipray.certify.frequency import bundle as bundles
-from lipray.certify.frequency import sweep
-from lipray.certify.frequency.bundle import Bundle, in_place, perform_bundle
-from lipray.certify.frequency.objective import Means, Working, measure
-from lipray.certify.frequency.setup import set_up
+from lipray.certify.frequency.bundle import GradientBundle, in_place, perform_bundle
+from lipray.certify.frequency.objective import Working, measure
 from lipray.certify.frequency.start import closed_start
 from lipray.errors import PlanError
-from lipray.partition.torus import lay_out
+from lipray.verify.torus import sweep
+from lipray.verify.torus.layout import lay_out
+from lipray.verify.torus.proof import Means, set_up
 from tests.map_networks import map_networks
 from tests.tori import OnTorus
 
@@ -42,7 +42,7 @@ def test_factors_worked_out_again_give_the_same_gradient(network, seed):
     rng = np.random.default_rng(seed)
     lam = tuple(part.numpy() for part in on.scattered(rng, 0.5))
     directions = None if on.head is None else rng.normal(size=(on.head.rows, 2))
-    kept = Bundle(network, torus.cut, False, on.groups, lam, "gradient", directions, power=3.0)
+    kept = GradientBundle(network, torus.cut, False, on.groups, lam, directions, power=3.0)
     first = perform_bundle(kept)
     assume(first.feasible)
     with patch.object(sweep, "PIECE_ENTRIES", 1), patch.object(bundles, "KEPT_SLICES", 0.0):

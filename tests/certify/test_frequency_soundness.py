@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from mpmath import mp, mpf
 
-from lipray.certify.frequency.elimination import eliminate_level
-from lipray.certify.frequency.groups import frequencies_of
-from lipray.certify.frequency.levels import lower_level
-from lipray.certify.spectral import largest_eigenvalues_bound
 from lipray.errors import PlanError
 from lipray.model.network import AvgPool, Concat, Reshape
-from lipray.partition.torus import lay_out
+from lipray.verify.spectral import largest_eigenvalues_bound
+from lipray.verify.torus.elimination import eliminate_level
+from lipray.verify.torus.groups import frequencies_of
+from lipray.verify.torus.layout import lay_out
+from lipray.verify.torus.levels import lower_level
 from tests.circular import Circular
 from tests.map_networks import map_networks
 from tests.maps import Maps

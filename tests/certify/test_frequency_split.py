@@ -8,11 +8,11 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from lipray.certify.frequency.levels import crossings
 from lipray.errors import PlanError
 from lipray.model import activations as act
-from lipray.partition import torus as layout
-from lipray.partition.torus import lay_out
+from lipray.verify.torus import layout
+from lipray.verify.torus.layout import lay_out
+from lipray.verify.torus.levels import crossings
 from tests.map_networks import map_networks
 from tests.maps import Maps
 from tests.tori import OnTorus

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from lipray.certify.frequency import levels
 from lipray.model import activations as act
 from lipray.model.network import Activation, MaxPool
-from lipray.partition.torus import lay_out
 from lipray.run.lower_bound import ascend, attained, best, plan_ascents
+from lipray.verify.torus import levels
+from lipray.verify.torus.layout import lay_out
 from tests.circular import Circular
 from tests.maps import Maps
 from tests.slopes import Linearised, worst_slopes

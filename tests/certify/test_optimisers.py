@@ -12,14 +12,15 @@ from hypothesis import given, settings
 
 from lipray.certify import descent, ellipsoid, interior, lbfgs
 from lipray.certify.certificate import Status
-from lipray.certify.elimination import closed_form, eliminate, evaluate, prepare
+from lipray.certify.closed_form import closed_form
 from lipray.certify.ellipsoid import certify_blend
 from lipray.certify.inequality import assemble, reduced_order
-from lipray.certify.sector import lower
 from lipray.certify.solve import solve
 from lipray.errors import UsageError
 from lipray.model.network import Dense, Input, Network, Node, Sum
 from lipray.partition.subproblem import Settings, Subproblem
+from lipray.verify.elimination import eliminate, evaluate, prepare
+from lipray.verify.sector import lower
 from tests.networks import RELU, networks
 from tests.slopes import worst_slopes
 

@@ -7,14 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipray.certify import layer_norms, product
+from lipray.certify import product
 from lipray.certify.certificate import Status
-from lipray.certify.elimination import closed_form, evaluate, prepare
-from lipray.certify.product import graph_product, liplt, sector_product, solve_product
-from lipray.certify.sector import lower
+from lipray.certify.closed_form import closed_form
+from lipray.certify.product import liplt, solve_product
 from lipray.model import activations as act
 from lipray.model.network import ChannelAffine, Concat, Conv, Dense, Input, Network, Node, Sum
 from lipray.partition.subproblem import Settings, Subproblem
+from lipray.verify import layer_norms
+from lipray.verify.elimination import evaluate, prepare
+from lipray.verify import product as verified_product
+from lipray.verify.product import graph_product, sector_product
+from lipray.verify.sector import lower
 from tests.networks import RELU, networks
 
 SMALL = [
@@ -158,7 +162,7 @@ def test_networks_too_large_for_the_sector_form_keep_their_product(monkeypatch):
     known = solve_product(Subproblem("t", network, "product", Settings()))
     monkeypatch.setattr(product, "CLOSED_FORMS_BELOW", 4)
     assert set(solve_product(Subproblem("t", network, "product", Settings())).figures) == {"product"}
-    monkeypatch.setattr(product, "SECTOR_BELOW", 4)
+    monkeypatch.setattr(verified_product, "SECTOR_BELOW", 4)
     bare = solve_product(Subproblem("t", network, "product", Settings()))
     assert bare.bound == pytest.approx(known.bound, rel=1e-12)
 

@@ -27,10 +27,10 @@ from lipray.model.network import (
     Sum,
 )
 from lipray.partition.planner import plan_network
-from lipray.partition.space import is_tileable, tile_block
 from lipray.partition.subproblem import Settings, Subproblem
 from lipray.partition.worklist import subproblems
 from lipray.run.lower_bound import ascend, best, plan_ascents
+from lipray.verify.tiles import is_tileable, tile_block
 from tests.networks import PIECEWISE, RELU, networks
 from tests.slopes import Linearised, worst_slopes
 

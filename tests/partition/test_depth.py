@@ -20,7 +20,8 @@ from lipray.model.network import (
     Softmax,
     Sum,
 )
-from lipray.partition.depth import activation_layers, cut_positions, split_depth, split_units, sub_network
+from lipray.partition.depth import activation_layers, split_depth, split_units
+from lipray.verify.cuts import cut_positions, sub_network
 
 RELU = Activation("relu", (0.0,), (1.0,))
 CONV = Conv("w", None, (1, 1), ((1, 1), (1, 1)), (1, 1))

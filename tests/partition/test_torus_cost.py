@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 
-from lipray.certify.frequency.groups import half_plane
-from lipray.certify.frequency.head import find_head
-from lipray.certify.frequency.sweep import pose
 from lipray.errors import PlanError
-from lipray.partition.torus import lay_out, torus_cuts
 from lipray.partition.torus_cost import torus_cost
+from lipray.verify.torus.groups import half_plane
+from lipray.verify.torus.head import find_head
+from lipray.verify.torus.layout import lay_out, torus_cuts
+from lipray.verify.torus.sweep import pose
 from tests.maps import Maps, resnet18
 from tests.networks import networks
 

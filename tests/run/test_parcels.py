@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from lipray.certify.frequency.bundle import Bundle, perform_bundle
 from lipray.model.network import Dense, Input, Network, Node
 from lipray.partition.subproblem import Settings, Subproblem
 from lipray.run.executor import Task
 from lipray.run.parcels import BATCH_LENGTH, KNOWN_NETWORKS, batches, pack, share, unpack
+from lipray.verify.torus.bundle import Bundle, perform
 from tests.maps import Maps
 
 
@@ -77,11 +77,11 @@ def test_bundles_of_frequencies_travel_like_any_work():
     maps.conv(2, padding=1)
     maps.act()
     net = maps.network()
-    bundle = Bundle(net, 2, False, (((0, 0), 1),), (np.full(2, 0.01),), "value")
+    bundle = Bundle(net, 2, False, (((0, 0), 1),), (np.full(2, 0.01),), proof=False)
     item = Task("b", "b", "block1", bundle, 1, 1.0)
     shared = share([item])
     parcel = pack(item, shared, "token")
     assert not parcel.task.work.network.weights
     back = unpack(parcel, shared, {})
-    assert perform_bundle(back.work).top == perform_bundle(bundle).top
+    assert perform(back.work).top == perform(bundle).top
     assert back.device == "cpu"

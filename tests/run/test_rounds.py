@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from lipray.certify.certificate import Status
-from lipray.certify.frequency.bundle import BundleResult
 from lipray.certify.product import solve_product
 from lipray.certify.solve import solve
 from lipray.config import EstimateConfig
@@ -25,6 +24,7 @@ from lipray.run.executor import OUT_OF_TIME, Failure, Task
 from lipray.run.rounds import Rounds, coordinate
 from lipray.run.serial import SerialExecutor
 from lipray.run.summary import describe_model, summarise
+from lipray.verify.torus.bundle import BundleResult
 from tests.maps import Maps
 
 BUNDLE = "round"
@@ -172,11 +172,11 @@ def test_results_keep_the_order_of_the_bundles():
             yield from super().run(list(tasks)[::-1], keep=keep, deadline=deadline)
 
     from lipray.certify.frequency.bundle import in_place
-    from lipray.certify.frequency.setup import bundles, set_up
+    from lipray.verify.torus.proof import Means, bundles, set_up
 
     setup = set_up(NETWORK)
     lams = tuple(np.full(size, 1e-3) for size in setup.sizes)
-    batch = bundles(setup, lams, "value", memory=2**30, workers=5)
+    batch = bundles(setup, lams, Means(workers=5), proof=False)
     assert len(batch) > 2
     found = Rounds(task, torus, Backwards()).spread(batch)
     for one, other in zip(found, in_place(batch), strict=True):
@@ -188,19 +188,19 @@ def test_arrays_from_an_object_store_can_be_written_to():
     locked = np.ones((2, 2))
     locked.flags.writeable = False
     free = np.zeros(3)
-    freed = run_rounds._writable(BundleResult(True, gram=locked, gradient=free))
+    freed = run_rounds._writable(BundleResult(True, gram=locked, loads=free))
     assert freed.gram.flags.writeable
     assert np.array_equal(freed.gram, locked)
-    assert freed.gradient is free
+    assert freed.loads is free
 
 
 def test_bundles_reserve_what_their_groups_take():
     task, torus = posed()
-    from lipray.certify.frequency.setup import bundles, set_up
+    from lipray.verify.torus.proof import Means, bundles, set_up
 
     setup = set_up(NETWORK)
     lams = tuple(np.ones(size) for size in setup.sizes)
-    one, *_ = bundles(setup, lams, "value", memory=2**30, workers=1)
+    one, *_ = bundles(setup, lams, Means(memory=2**30), proof=False)
     [made] = [Rounds(task, torus, Flaky())._bundle_task(1, 0, one)]
     assert made.memory >= len(one.groups) * torus.group_memory
     assert made.seconds == pytest.approx(torus.pass_seconds * len(one.groups) / torus.groups)

@@ -1,4 +1,4 @@
-"""One task of one round: a bundle of frequency groups through the torus part, for given multipliers.
+"""One task of one round of an optimiser: groups of frequencies through the torus part, and the gradient back.
 
 The optimiser's step is one map over bundles and one reduce. A bundle is a value and its result depends
 on nothing else, so that a lost worker costs one bundle of one round.
@@ -6,35 +6,38 @@ on nothing else, so that a lost worker costs one bundle of one round.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 
-from lipray.certify.frequency.elimination import LevelFactor, eliminate_level
-from lipray.certify.frequency.gradient import pull_back_level
-from lipray.certify.frequency.groups import Group, frequencies_of
-from lipray.certify.frequency.head import find_head, pull_back, read
-from lipray.certify.frequency.levels import Level, lower_level
-from lipray.certify.frequency.sweep import TorusProblem, by_level, carry, chunk, pose, sweep
-from lipray.certify.frequency.symbols import Frequencies, on_device
+from lipray.certify.frequency.gradient import pull_back_head, pull_back_level
 from lipray.model.network import Network
-from lipray.partition.torus import lay_out
+from lipray.verify.torus import bundle as proof_bundle
+from lipray.verify.torus.bundle import Bundle, BundleResult, on, posed
+from lipray.verify.torus.elimination import LevelFactor, eliminate_level
+from lipray.verify.torus.groups import Group, frequencies_of
+from lipray.verify.torus.head import read
+from lipray.verify.torus.layout import SHARE_OF_MEMORY
+from lipray.verify.torus.levels import Level, lower_level
+from lipray.verify.torus.proof import Means, Multipliers, Setup, cut_groups
+from lipray.verify.torus.sweep import TorusProblem, by_level, carry, chunk, folded_in, group_bytes
+from lipray.verify.torus.symbols import Frequencies, on_device
 
 KEPT_SLICES = 1e-10
 """Share of the largest weight below which a frequency is left out of a gradient."""
 
+EFFICIENT = 2**17
+"""Entries of a batch of matrices from which on its operations hardly wait for Python (measured)."""
+
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """Groups of frequencies, and what is asked of them.
+class GradientBundle:
+    """Groups of frequencies, the multipliers λ of the torus' layers, and what to differentiate.
 
-    ``kind``: "bound" for a share with rounding included, "value" without, "gradient" for the derivative too.
-    ``directions`` (R, r), behind a head, weighs the rows' shape matrix by D Dᵀ. For an output map the objective is
-    Σ tr(Γ(ω) / reference)^power. ``keep``: whether a gradient's factors are kept until it comes back to them.
+    Behind a head ``directions`` is D with the weight D Dᵀ on the rows' Q. For an output map the objective is
+    Σ tr(Γ(ω) / reference)^power. ``keep``: whether factors are kept until the gradient comes back to them.
     """
 
     network: Network
@@ -42,7 +45,6 @@ class Bundle:
     window: bool
     groups: tuple[tuple[Group, int], ...]
     multipliers: tuple[np.ndarray, ...]
-    kind: str
     directions: np.ndarray | None = None
     power: float = 1.0
     reference: float = 1.0
@@ -51,74 +53,58 @@ class Bundle:
 
 
 @dataclass(frozen=True, slots=True)
-class BundleResult:
-    """What a bundle contributes; ``feasible`` is false where M is not (provably) positive definite.
+class GradientResult:
+    """The gradient in λ, stacked, and for an output map its largest eigenvalue and the objective's sum.
 
-    ``gram`` (R, R) and ``error`` behind a head; ``top`` and ``total`` for an output map; ``gradient`` in λ, stacked.
-    ``loads`` and ``stages`` are those of ``lipray.certify.frequency.sweep.Share``.
+    ``feasible`` is false where M is not positive definite.
     """
 
     feasible: bool
-    gram: np.ndarray | None = None
-    error: float = 0.0
     top: float = 0.0
     total: float = 0.0
     gradient: np.ndarray | None = None
-    loads: np.ndarray | None = None
-    stages: tuple[float, ...] = ()
 
 
-Spread = Callable[[Sequence[Bundle]], Sequence[BundleResult | None]]
-"""Performs bundles somewhere, results in order; ``None`` for one that was lost for good."""
+AnyBundle = Bundle | GradientBundle
+AnyResult = BundleResult | GradientResult
+
+AnySpread = Callable[[Sequence[AnyBundle]], Sequence[AnyResult | None]]
+"""Performs bundles of both kinds somewhere, results in order; ``None`` for one that was lost for good."""
 
 
-def in_place(bundles: Sequence[Bundle]) -> list[BundleResult | None]:
+def in_place(bundles: Sequence[AnyBundle]) -> list[AnyResult | None]:
     """Perform bundles one after the other, here."""
     return [perform_bundle(bundle) for bundle in bundles]
 
 
-def perform_bundle(bundle: Bundle) -> BundleResult:
+def perform_bundle(bundle: AnyBundle) -> AnyResult:
     """Do the work of one bundle, on its device."""
-    # The context costs some time at every call of torch, so that it is only entered where it does something.
-    with contextlib.nullcontext() if bundle.device == "cpu" else torch.device(bundle.device):
-        return _perform(bundle)
-
-
-def _perform(bundle: Bundle) -> BundleResult:
-    if bundle.kind == "gradient":
+    if isinstance(bundle, Bundle):
+        return proof_bundle.perform(bundle)
+    with on(bundle.device):
         return _with_gradient(bundle)
-    problem = _problem(bundle)
-    multipliers = [on_device(lam) for lam in bundle.multipliers]
-    share = sweep(problem, bundle.groups, multipliers, proof=bundle.kind == "bound")
-    if share is None:
-        return BundleResult(feasible=False)
-    gram = None if share.gram is None else share.gram.cpu().numpy()
-    return BundleResult(True, gram, share.error, share.top, loads=share.loads.cpu().numpy(), stages=share.stages)
 
 
-class _ById:
-    """A network hashed by identity, for the cache of what is derived from it."""
-
-    __slots__ = ("network",)
-
-    def __init__(self, network: Network) -> None:
-        self.network = network
-
-    def __hash__(self) -> int:
-        return id(self.network)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ById) and other.network is self.network
+def gradient_bundles(setup: Setup, multipliers: Multipliers, means: Means) -> list[GradientBundle]:
+    """Cut the groups into bundles that fit the memory each, at least as many as there are workers."""
+    allowed, count = means.memory / SHARE_OF_MEMORY, len(setup.groups)
+    keep = _worth_keeping(setup.problem, allowed / group_bytes(setup.problem, keep=True), count)
+    most = max(1, int(allowed / group_bytes(setup.problem, keep=keep)))
+    return [
+        GradientBundle(setup.network, setup.cut, setup.window, groups, multipliers, keep=keep, device=means.device)
+        for groups in cut_groups(setup.groups, most, means.workers)
+    ]
 
 
-def _problem(bundle: Bundle) -> TorusProblem:
-    return _posed(_ById(bundle.network), bundle.cut, bundle.window, bundle.device)
+def _worth_keeping(problem: TorusProblem, fitting: float, count: int) -> bool:
+    """Whether factors are kept for a gradient, when so many of the ``count`` groups fit one bundle with them.
 
-
-@lru_cache(maxsize=4)
-def _posed(key: _ById, cut: int, window: bool, device: str) -> TorusProblem:  # noqa: ARG001 (a cache key)
-    torus = lay_out(key.network, cut)
-    return pose(key.network, torus, find_head(key.network, torus, window=window))
+    Bundles of few small matrices take longer than working the factors out again.
+    """
+    if fitting >= count:
+        return True
+    most = max(folded_in(problem, index) * max(widths, default=0) ** 2 for index, widths in enumerate(problem.widths))
+    return fitting >= 1.0 and int(fitting) * most >= EFFICIENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +115,7 @@ class Forward:
     with its factor where they are kept; otherwise they are worked out again on the way back, in pieces.
     """
 
-    bundle: Bundle
+    bundle: GradientBundle
     problem: TorusProblem
     multipliers: list[list[torch.Tensor]]
     frequencies: tuple[Frequencies, ...]
@@ -144,9 +130,9 @@ class Forward:
         return read(self.problem.head, self.shape, self.counts, self.frequencies[-1], self.problem.torus.coarse)[0]
 
 
-def forward(bundle: Bundle) -> Forward | None:
+def forward(bundle: GradientBundle) -> Forward | None:
     """Carry a bundle through the torus part; ``None`` where infeasible."""
-    problem = _problem(bundle)
+    problem = posed(bundle.network, bundle.cut, window=bundle.window, device=bundle.device)
     sides = problem.torus.sides
     multipliers = by_level(problem, [on_device(lam) for lam in bundle.multipliers])
     frequencies = frequencies_of([group for group, _ in bundle.groups], sides)
@@ -176,7 +162,7 @@ def backward(carried: Forward, directions: torch.Tensor) -> torch.Tensor | None:
     """Gradient in λ, stacked, of <D Dᵀ, Q> behind a head; ``None`` where a factor, worked out again, fails."""
     head = carried.problem.head
     assert head is not None  # noqa: S101 (the caller's part)
-    pulled = pull_back(head, directions, carried.frequencies[-1], carried.problem.torus.coarse)
+    pulled = pull_back_head(head, directions, carried.frequencies[-1], carried.problem.torus.coarse)
     return _backward(carried, pulled * carried.counts.sqrt()[:, None, None])
 
 
@@ -218,15 +204,14 @@ def _again(carried: Forward, index: int, directions: torch.Tensor) -> tuple[list
     return total, torch.cat(pulled)
 
 
-def _with_gradient(bundle: Bundle) -> BundleResult:
+def _with_gradient(bundle: GradientBundle) -> GradientResult:
     carried = forward(bundle)
     if carried is None:
-        return BundleResult(feasible=False)
-    gram, top, total = None, 0.0, 0.0
+        return GradientResult(feasible=False)
+    top, total = 0.0, 0.0
     if carried.problem.head is not None:
         assert bundle.directions is not None  # noqa: S101 (the caller's part)
         gradient = backward(carried, on_device(bundle.directions))
-        gram = carried.gram().cpu().numpy()
     else:
         values, vectors = torch.linalg.eigh(carried.shape)
         relative = (values / bundle.reference).clamp(min=0.0)
@@ -236,5 +221,5 @@ def _with_gradient(bundle: Bundle) -> BundleResult:
         gradient = _backward(carried, vectors[:, :, -columns:] * weights[:, None, -columns:].sqrt())
         top, total = float(values.max()), float((relative**bundle.power).sum())
     if gradient is None:
-        return BundleResult(feasible=False)
-    return BundleResult(True, gram, top=top, total=total, gradient=gradient.cpu().numpy())
+        return GradientResult(feasible=False)
+    return GradientResult(True, top, total, gradient.cpu().numpy())

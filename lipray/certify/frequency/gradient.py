@@ -10,11 +10,14 @@ there a gradient costs r columns instead of full matrices.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from lipray.certify.frequency.elimination import LevelFactor
-from lipray.certify.frequency.levels import Expression, Level
-from lipray.certify.frequency.symbols import Symbol
+from lipray.verify.torus.elimination import LevelFactor
+from lipray.verify.torus.head import Head, waves
+from lipray.verify.torus.levels import Expression, Level
+from lipray.verify.torus.symbols import Frequencies, Symbol
 
 
 def pull_back_level(
@@ -66,6 +69,19 @@ def pull_back_level(
                 read = read + _apply(symbol, y[source - parts])
         gradients.append(-2.0 * (y[j] * (y[j] - read).conj()).real.sum(dim=(0, 2)))
     return gradients, h
+
+
+def pull_back_head(
+    head: Head, directions: torch.Tensor, frequencies: Frequencies, sides: tuple[int, ...]
+) -> torch.Tensor:
+    """h(ω) = N^(-D/2) Ŵ(ω)* D, (F, channels, r): the weight D Dᵀ on Q is Σ h(ω) h(ω)* on Γ(ω)."""
+    g = waves(head, frequencies, sides)
+    scale = math.prod(sides) ** -0.5
+    if head.weight is not None:
+        directions = head.weight.T @ directions
+    stacked = directions.reshape(head.channels, head.places, -1).to(torch.complex128)
+    pulled: torch.Tensor = torch.einsum("cmr,fm->fcr", stacked, g.conj()) * scale
+    return pulled
 
 
 def _out_of_phases(level: Level, directions: torch.Tensor) -> torch.Tensor:

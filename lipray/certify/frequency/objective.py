@@ -1,4 +1,4 @@
-"""The bound of a set-up as a function of its multipliers: estimated with gradient, or proven."""
+"""The bound of a set-up as a function of its multipliers, with gradient; and mixtures that can be proven."""
 
 from __future__ import annotations
 
@@ -9,55 +9,26 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from lipray.certify import elimination
-from lipray.certify.frequency.bundle import Bundle, BundleResult, Forward, Spread, backward, forward
-from lipray.certify.frequency.groups import Group
-from lipray.certify.frequency.setup import Multipliers, Setup, bundles
-from lipray.certify.frequency.tail import certify_tail, factor_of, measure_tail, with_input
+from lipray.certify.closed_form import closed_form
+from lipray.certify.frequency.bundle import Forward, GradientResult, backward, forward, gradient_bundles
+from lipray.certify.frequency.tail import measure_tail
 from lipray.certify.lbfgs import Point
-
-
-@dataclass(frozen=True, slots=True)
-class Proven:
-    """A certified bound, the multipliers it is recomputed from, and Q_out (K, K) where there is a head.
-
-    ``rows`` is the shape matrix of the head's rows, ``loads`` how much each group matters, ``stages`` bounds of the map
-    up to the end of every level.
-    """
-
-    bound: float
-    multipliers: Multipliers
-    gram: np.ndarray | None
-    rows: torch.Tensor | None
-    loads: np.ndarray
-    stages: tuple[float, ...]
-
+from lipray.verify.torus.bundle import BundleResult
+from lipray.verify.torus.groups import Group
+from lipray.verify.torus.proof import (
+    LostBundleError,
+    Means,
+    Multipliers,
+    Proven,
+    Setup,
+    add_up,
+    conclude,
+    perform,
+)
+from lipray.verify.torus.tail import factor_of, with_input
 
 BLENDS = (0.0, 1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 0.3)
 """Shares of the closed form mixed into multipliers too close to infeasible to be proven."""
-
-
-class LostBundleError(RuntimeError):
-    """A bundle gave no result, so that nothing can be said of this round."""
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """Where bundles are performed, and how large they may be."""
-
-    spread: Spread
-    memory: int
-    workers: int
-    device: str
-
-
-def certify(setup: Setup, multipliers: Sequence[np.ndarray], means: Means) -> Proven | None:
-    """The bound that multipliers prove, rounding included; ``None`` where they are not provably feasible."""
-    torus, tail = setup.split(multipliers)
-    _, results = perform(setup, torus, "bound", means)
-    if not all(result.feasible for result in results):
-        return None
-    return _conclude(setup, torus, tail, results)
 
 
 def certify_blend(setup: Setup, found: Sequence[np.ndarray], base: Sequence[np.ndarray], means: Means) -> Proven | None:
@@ -71,15 +42,15 @@ def certify_blend(setup: Setup, found: Sequence[np.ndarray], base: Sequence[np.n
         mixed = tuple((1.0 - share) * a + share * b for a, b in zip(found, base, strict=True))
         torus, tail = setup.split(mixed)
         if refusing:
-            _, results = perform(replace(setup, groups=refusing), torus, "bound", means)
+            _, results = perform(replace(setup, groups=refusing), torus, means)
             if not all(result.feasible for result in results):
                 continue
-        batch, results = perform(setup, torus, "bound", means)
+        batch, results = perform(setup, torus, means)
         refused = [bundle for bundle, result in zip(batch, results, strict=True) if not result.feasible]
         if refused:
             refusing = min((bundle.groups for bundle in refused), key=len)
             continue
-        proven = _conclude(setup, torus, tail, results)
+        proven = conclude(setup, torus, tail, results)
         if proven is not None:
             return proven
     return None
@@ -89,26 +60,14 @@ def close(setup: Setup, torus: Multipliers, results: Sequence[BundleResult]) -> 
     """Complete proven shares of the torus by the closed form of the tail."""
     tail: Multipliers = ()
     if setup.tail is not None:
-        gram, error = _sum(results)
+        gram, error = add_up(results)
         root = factor_of(gram, error)
         if root is None:
             return None
-        tail = elimination.closed_form(with_input(setup.tail, root, proof=False))
+        tail = closed_form(with_input(setup.tail, root, proof=False))
         if len(tail) != setup.tail.depth:
             return None
-    return _conclude(setup, torus, tail, results)
-
-
-def _conclude(setup: Setup, torus: Multipliers, tail: Multipliers, results: Sequence[BundleResult]) -> Proven | None:
-    loads = np.concatenate([result.loads for result in results if result.loads is not None])
-    ends = zip(*(result.stages for result in results), strict=True)
-    stages = tuple(_root(max(tops)) for tops in ends)
-    if setup.tail is None:
-        top = max(result.top for result in results)
-        return Proven(_root(top), torus, None, None, loads, stages) if math.isfinite(top) else None
-    gram, error = _sum(results)
-    proven = certify_tail(setup.tail, gram, error, tail)
-    return None if proven is None else Proven(proven.bound, (*torus, *tail), proven.gram, gram, loads, stages)
+    return conclude(setup, torus, tail, results)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +94,8 @@ def measure(working: Working, theta: torch.Tensor, power: float, means: Means, r
     lams = torch.split(torch.exp(theta), list(setup.sizes))
     torus, tail = setup.split([lam.numpy() for lam in lams])
     if setup.tail is None:
-        _, results = perform(setup, torus, "gradient", means, power=power, reference=reference)
-        if not all(result.feasible for result in results):
+        results = pull_back(setup, torus, means, power=power, reference=reference)
+        if results is None:
             return None
         total = sum(result.total for result in results)
         slopes = _gradient(results)
@@ -144,17 +103,17 @@ def measure(working: Working, theta: torch.Tensor, power: float, means: Means, r
         return Point(value, max(result.top for result in results), slopes * torch.exp(theta) / (power * total))
     carried: list[Forward] = []
     if working.kept:
-        for bundle in bundles(setup, torus, "gradient", memory=means.memory, workers=1):
+        for bundle in gradient_bundles(setup, torus, replace(means, workers=1)):
             passed = forward(bundle)
             if passed is None:
                 return None
             carried.append(passed)
         gram = sum((passed.gram() for passed in carried), start=torch.zeros(1, dtype=torch.float64))
     else:
-        _, results = perform(setup, torus, "value", means)
-        if not all(result.feasible for result in results):
+        _, shares = perform(setup, torus, means, proof=False)
+        if not all(share.feasible for share in shares):
             return None
-        gram, _ = _sum(results)
+        gram, _ = add_up(shares)
     if working.rest is not None:
         gram = gram + working.rest
     point = measure_tail(setup.tail, gram, [torch.from_numpy(lam) for lam in tail], power)
@@ -167,53 +126,32 @@ def measure(working: Working, theta: torch.Tensor, power: float, means: Means, r
             return None
         slopes = torch.stack([part for part in parts if part is not None]).sum(dim=0)
     elif setup.problem.sizes:
-        _, results = perform(setup, torus, "gradient", means, directions=point.directions.numpy())
-        if not all(result.feasible for result in results):
+        results = pull_back(setup, torus, means, directions=point.directions.numpy())
+        if results is None:
             return None
         slopes = _gradient(results)
     return Point(point.value, point.top, torch.cat([slopes, point.gradient]) * torch.exp(theta))
 
 
-def perform(
-    setup: Setup, multipliers: Multipliers, kind: str, means: Means, **more: object
-) -> tuple[list[Bundle], list[BundleResult]]:
-    """One round: all bundles, and what each contributes.
+def pull_back(setup: Setup, torus: Multipliers, means: Means, **more: object) -> list[GradientResult] | None:
+    """One round of gradients; ``None`` where a bundle finds the multipliers infeasible.
 
     Raises:
         LostBundleError: a bundle gave no result.
     """
-    cut = bundles(setup, multipliers, kind, memory=means.memory, workers=means.workers)
-    batch = [replace(bundle, device=means.device, **more) for bundle in cut]  # type: ignore[arg-type]
+    batch = [replace(bundle, **more) for bundle in gradient_bundles(setup, torus, means)]  # type: ignore[arg-type]
     results = means.spread(batch)
-    kept = [result for result in results if result is not None]
+    kept = [result for result in results if isinstance(result, GradientResult)]
     if len(kept) < len(batch):
         raise LostBundleError(f"{len(batch) - len(kept)} of {len(batch)} bundles were lost")
-    return batch, kept
+    return kept if all(result.feasible for result in kept) else None
 
 
-def _sum(results: Sequence[BundleResult]) -> tuple[torch.Tensor, float]:
-    """Add the rows' shape matrices in order; the error covers the sum's own rounding."""
-    total: torch.Tensor | None = None
-    error, size = 0.0, 0.0
-    for result in results:
-        assert result.gram is not None  # noqa: S101 (the set-up has a head)
-        gram = torch.from_numpy(result.gram)
-        total = gram.clone() if total is None else total.add_(gram)
-        error += result.error
-        size += float(torch.linalg.matrix_norm(gram))
-    assert total is not None  # noqa: S101 (there is at least one bundle)
-    return total, (error + size * len(results) * 2.0**-52) * (1.0 + 1e-9)
-
-
-def _gradient(results: Sequence[BundleResult]) -> torch.Tensor:
+def _gradient(results: Sequence[GradientResult]) -> torch.Tensor:
     total: torch.Tensor | None = None
     for result in results:
-        assert result.gradient is not None  # noqa: S101 (asked for)
+        assert result.gradient is not None  # noqa: S101 (it is feasible)
         part = torch.from_numpy(result.gradient)
         total = part.clone() if total is None else total.add_(part)
     assert total is not None  # noqa: S101
     return total
-
-
-def _root(value: float) -> float:
-    return math.nextafter(math.sqrt(value), math.inf) if value > 0.0 else 0.0

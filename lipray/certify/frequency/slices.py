@@ -6,9 +6,10 @@ import itertools
 
 import torch
 
-from lipray.certify.frequency.levels import Expression, lower_level
-from lipray.certify.frequency.setup import Setup, frequencies
 from lipray.certify.inequality import Inequality, Place
+from lipray.verify.torus.groups import frequencies_of
+from lipray.verify.torus.levels import Expression, lower_level
+from lipray.verify.torus.proof import Setup
 
 
 def slices_order(setup: Setup) -> int | None:
@@ -28,7 +29,8 @@ def slices_bytes(setup: Setup) -> int:
 def slices(setup: Setup) -> Inequality:
     """The inequality at all frequencies of a one-level set-up, (F, n, d + n)."""
     problem = setup.problem
-    level = lower_level(problem.network, problem.torus, problem.handed, 0, frequencies(setup)[0])
+    finest = frequencies_of([group for group, _ in setup.groups], problem.torus.sides)[0]
+    level = lower_level(problem.network, problem.torus, problem.handed, 0, finest)
     d = sum(level.parts)
     starts = [0, *itertools.accumulate([*level.parts, *level.widths])]
     B = torch.zeros(level.count, starts[-1] - d, starts[-1], dtype=torch.complex128)

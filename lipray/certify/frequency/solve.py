@@ -18,14 +18,14 @@ import torch
 from lipray.certify import lbfgs
 from lipray.certify.active_set import minimise_over_slices
 from lipray.certify.certificate import Certificate, Status
-from lipray.certify.frequency.bundle import Spread, in_place
-from lipray.certify.frequency.objective import LostBundleError, Means, Proven, certify, certify_blend, measure
-from lipray.certify.frequency.setup import Multipliers, Setup, set_up
+from lipray.certify.frequency.bundle import AnySpread, in_place
+from lipray.certify.frequency.objective import certify_blend, measure
 from lipray.certify.frequency.slices import slices, slices_bytes, slices_order
 from lipray.certify.frequency.start import closed_start, tied_start
 from lipray.certify.frequency.working import choose_working
 from lipray.partition.subproblem import Subproblem
 from lipray.partition.switch import choose_switch
+from lipray.verify.torus.proof import LostBundleError, Means, Multipliers, Proven, Setup, certify, set_up
 
 INTERIOR_POINT_ORDER = 1200
 """Largest order of one frequency's inequality given to the interior-point method."""
@@ -48,7 +48,9 @@ Report = Callable[[float, str], None]
 """Told of every certified bound, and how it was reached."""
 
 
-def solve_frequency(problem: Subproblem, spread: Spread = in_place, report: Report | None = None) -> Certificate | None:
+def solve_frequency(
+    problem: Subproblem, spread: AnySpread = in_place, report: Report | None = None
+) -> Certificate | None:
     """Certify by shape matrices on tori; ``None`` if not even the closed form could be proven.
 
     Args:
@@ -66,7 +68,7 @@ def solve_frequency(problem: Subproblem, spread: Spread = in_place, report: Repo
 class _Run:
     """The best proven answer so far, and the figures along the way."""
 
-    def __init__(self, problem: Subproblem, spread: Spread, report: Report | None) -> None:
+    def __init__(self, problem: Subproblem, spread: AnySpread, report: Report | None) -> None:
         settings = problem.settings
         self.problem, self.settings, self.report = problem, settings, report
         self.means = Means(spread, settings.memory, settings.workers, settings.device)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lipray.certify.frequency.objective import Means, Proven, close, perform
-from lipray.certify.frequency.setup import Multipliers, Setup, sample
-from lipray.certify.frequency.sweep import closed_form
+from lipray.certify.frequency.closed_form import closed_form, sample
+from lipray.certify.frequency.objective import close
+from lipray.verify.torus.proof import Means, Multipliers, Proven, Setup, perform
 
 ROUNDS = 8
 """How often groups that refuse the closed form join those it is chosen on."""
@@ -26,7 +26,7 @@ def closed_start(setup: Setup, means: Means) -> Proven | None:
         torus = tuple(lam.numpy() for lam in closed_form(setup.problem, chosen))
         if len(torus) != len(setup.problem.sizes):
             return None
-        batch, results = perform(setup, torus, "bound", means)
+        batch, results = perform(setup, torus, means)
         refused = [bundle for bundle, result in zip(batch, results, strict=True) if not result.feasible]
         if not refused:
             return close(setup, torus, results)
@@ -46,7 +46,7 @@ def tied_start(setup: Setup, other: Setup, multipliers: Sequence[np.ndarray], ba
     """
     given = _by_name(other, multipliers)
     result = []
-    for name, size, own in zip(_names(setup), setup.sizes, base, strict=True):
+    for name, size, own in zip(setup.names, setup.sizes, base, strict=True):
         queue = given.get(name, [])
         lam = queue.pop(0) if queue else None
         if lam is None or size % len(lam) or (size < len(lam)):
@@ -56,12 +56,8 @@ def tied_start(setup: Setup, other: Setup, multipliers: Sequence[np.ndarray], ba
     return tuple(result)
 
 
-def _names(setup: Setup) -> tuple[str, ...]:
-    return (*(name for level in setup.problem.names for name in level), *setup.tail_names)
-
-
 def _by_name(setup: Setup, multipliers: Sequence[np.ndarray]) -> dict[str, list[np.ndarray]]:
     found: dict[str, list[np.ndarray]] = {}
-    for name, lam in zip(_names(setup), multipliers, strict=True):
+    for name, lam in zip(setup.names, multipliers, strict=True):
         found.setdefault(name, []).append(lam)
     return found

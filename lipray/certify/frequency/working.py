@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from lipray.certify.frequency.bundle import in_place
-from lipray.certify.frequency.objective import Means, Proven, Working, perform
-from lipray.certify.frequency.setup import Setup, group_bytes
-from lipray.partition.torus_cost import SHARE_OF_MEMORY
+from lipray.certify.frequency.objective import Working
+from lipray.verify.torus.layout import SHARE_OF_MEMORY
+from lipray.verify.torus.proof import Means, Proven, Setup, perform
+from lipray.verify.torus.sweep import group_bytes
 
 COVERED = 0.9
 """Share of the trace of Q that the working groups cover at the start."""
@@ -44,7 +45,7 @@ def choose_working(setup: Setup, known: Proven, means: Means) -> Working:
     rest: torch.Tensor | None = None
     if known.rows is not None and len(groups) < len(setup.groups):
         torus, _ = setup.split(known.multipliers)
-        _, results = perform(part, torus, "value", means)
+        _, results = perform(part, torus, means, proof=False)
         own = sum(torch.from_numpy(result.gram) for result in results if result.gram is not None)
         # What is left is positive semidefinite but for rounding; the factorisation raises it as needed.
         rest = known.rows - own

@@ -20,9 +20,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
-from lipray.certify import linear_maps as lm
-from lipray.certify.spectral import largest_eigenvalues_bound, spectral_norm_bound
 from lipray.model import network as net
+from lipray.verify import linear_maps as lm
+from lipray.verify.spectral import largest_eigenvalues_bound, spectral_norm_bound
 
 MATRIX_BELOW = 2048
 """Smaller side up to which a convolution is bounded through its matrix."""

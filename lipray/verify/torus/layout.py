@@ -39,12 +39,16 @@ from lipray.model.network import (
     Pad,
     Sum,
 )
-from lipray.partition.depth import cut_positions
+from lipray.verify.cuts import cut_positions
 
 Sides = tuple[int, ...]
 
 UNSPLIT_CHANNELS = 1200
 """Channels of activations up to which a level stays whole: the interior-point method needs it in one."""
+PIECE_ENTRIES = 2**24
+"""Complex entries of one level that are worked on at a time."""
+SHARE_OF_MEMORY = 4
+"""A bundle may use one part in this many of the memory allowed: temporaries come on top."""
 DEEP, PIECE = 32, 16
 """A level of more channels of activations than ``DEEP`` times its widest is split, to ``PIECE`` times that each."""
 

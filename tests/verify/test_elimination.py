@@ -10,9 +10,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mpmath import mp, mpf
 
-from lipray.certify.elimination import _lowering, closed_form, eliminate, evaluate, prepare
-from lipray.certify.sector import Layer, SectorForm, Term, lower
+from lipray.certify.closed_form import closed_form
 from lipray.model.network import ChannelAffine, Conv, Dense, Input, Network, Node, Reshape
+from lipray.verify.elimination import _lowering, eliminate, evaluate, prepare
+from lipray.verify.sector import Layer, SectorForm, Term, lower
 from tests.networks import RELU, networks
 from tests.slopes import worst_slopes
 

@@ -1,6 +1,6 @@
 """One level on the torus: from the shape matrices that enter to those that leave, rounding included.
 
-The input's parts x come with shape matrices Q̄(ω) ⪰ those of all increments. As in ``lipray.certify.elimination``,
+The input's parts x come with shape matrices Q̄(ω) ⪰ those of all increments. As in ``lipray.verify.elimination``,
 at every frequency
 
     M = diag(Q̄⁻¹, 0) + Σ_a λ_a (e_a (e_a - b_a)* + (e_a - b_a) e_a*)  ≻ 0,      Γ ⪰ C M⁻¹ C*,
@@ -9,9 +9,9 @@ and then Γ(ω) bounds the shape matrix of what leaves, with λ shared by all fr
 translations keeps it feasible, and the average is block-circulant. The input is eliminated exactly,
 M / Q̄⁻¹ = M_uu - M_u0 Q̄ M_0u, so that only products with Q̄ are needed and never its inverse; Q̄ may be singular.
 
-Rounding is that of ``lipray.certify.elimination``: entries of the scaled matrix lie within [0, 4] on the diagonal,
+Rounding is that of ``lipray.verify.elimination``: entries of the scaled matrix lie within [0, 4] on the diagonal,
 Cholesky's backward error has row sums of at most 4 γ (neurons of touching blocks), and the diagonal is lowered
-beforehand by that and by all that the entries' own errors can amount to (``lipray.certify.frequency.rounding``),
+beforehand by that and by all that the entries' own errors can amount to (``lipray.verify.torus.rounding``),
 frequency by frequency.
 """
 
@@ -23,10 +23,10 @@ from dataclasses import dataclass
 
 import torch
 
-from lipray.certify.frequency.levels import Expression, Level
-from lipray.certify.frequency.rounding import lowering
-from lipray.certify.frequency.symbols import Symbol
-from lipray.certify.linear_maps import UNIT
+from lipray.verify.linear_maps import UNIT
+from lipray.verify.torus.levels import Expression, Level
+from lipray.verify.torus.rounding import lowering
+from lipray.verify.torus.symbols import Symbol
 
 Choice = Callable[[int, torch.Tensor], torch.Tensor]
 """From the number of a layer and its shape matrices (F, n, n) to multipliers λ (n,)."""

@@ -9,10 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipray.certify import layer_norms
-from lipray.certify import linear_maps as lm
-from lipray.certify.layer_norms import operation_constant, torus_norm
-from lipray.certify.spectral import largest_eigenvalues_bound
 from lipray.model import activations as act
 from lipray.model.evaluate import evaluate
 from lipray.model.network import (
@@ -31,6 +27,10 @@ from lipray.model.network import (
     Softmax,
     Sum,
 )
+from lipray.verify import layer_norms
+from lipray.verify import linear_maps as lm
+from lipray.verify.layer_norms import operation_constant, torus_norm
+from lipray.verify.spectral import largest_eigenvalues_bound
 from tests.networks import Builder
 from tests.slopes import windows
 

@@ -1,6 +1,6 @@
 """From multipliers to a certified bound: one block Cholesky factorisation, rounding included.
 
-In sector form (``lipray.certify.sector``) take any λ >= 0, one per neuron, and
+In sector form (``lipray.verify.sector``) take any λ >= 0, one per neuron, and
 
     M(λ) = E_in + Σ_a λ_a (e_a (e_a - b_a)ᵀ + (e_a - b_a) e_aᵀ),   s = (input, u_1, u_2, ...),
 
@@ -29,9 +29,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lipray.certify.linear_maps import UNIT
-from lipray.certify.sector import SectorForm, Term
-from lipray.certify.spectral import largest_eigenvalue_bound
+from lipray.verify.linear_maps import UNIT
+from lipray.verify.sector import SectorForm, Term
+from lipray.verify.spectral import largest_eigenvalue_bound
 
 SAFETY = 4.0
 """Factor on γ: blocked and vectorised kernels stay within the textbook constants times this."""
@@ -102,33 +102,6 @@ class Factor:
     gram: torch.Tensor
 
 
-def closed_form(blocks: Blocks) -> tuple[np.ndarray, ...]:
-    """λ of ECLipsE-Fast: each layer's T is λmax of its shape matrix, times I; feasible for every network."""
-    chosen: list[torch.Tensor] = []
-    rows: list[dict[int, torch.Tensor]] = [{}]
-    scales = [torch.ones(0, dtype=torch.float64)]
-    for j in range(1, blocks.depth + 1):
-        row = _row(blocks, j, -torch.ones(blocks.sizes[j], dtype=torch.float64), chosen, rows, scales, 0.0)
-        Q = _self_product(blocks, j, torch.ones(blocks.sizes[j], dtype=torch.float64), row, 0.0)
-        top = largest_eigenvalue_bound(Q)
-        if not math.isfinite(top):
-            break
-        weight = 1.0 / top if top > 0.0 and math.isfinite(1.0 / top) else 1.0
-        lam = torch.full((blocks.sizes[j],), weight, dtype=torch.float64)
-        scale = _scale(lam)
-        ratio = weight / float(scale[0])
-        S = torch.diag(2.0 * lam / scale**2) - Q * ratio**2
-        row = {k: part * ratio for k, part in row.items()}
-        L, info = torch.linalg.cholesky_ex(S)
-        if int(info) != 0:
-            break
-        row[j] = L
-        chosen.append(lam)
-        rows.append(row)
-        scales.append(scale)
-    return tuple(lam.numpy() for lam in chosen)
-
-
 def evaluate(blocks: Blocks, multipliers: Sequence[np.ndarray]) -> Evaluation | None:
     """Certified bound from multipliers λ, or ``None`` if they are not (provably) feasible.
 
@@ -162,15 +135,15 @@ def eliminate(blocks: Blocks, multipliers: Sequence[torch.Tensor], *, proof: boo
         usable = lam.shape == (width,) and bool(torch.isfinite(lam).all()) and bool((lam > 0.0).all())
         if not usable or float(lam.min()) < 1e-290 or float(lam.max()) > 1e290:
             return None
-    scales = [torch.ones(0, dtype=torch.float64), *(_scale(lam) for lam in multipliers)]
+    scales = [torch.ones(0, dtype=torch.float64), *(powers_of_two(lam) for lam in multipliers)]
     lowering = _lowering(blocks, multipliers, scales) if proof else [0.0] * len(blocks.sizes)
     if lowering[0] >= 0.5:
         return None
     rows: list[dict[int, torch.Tensor]] = [{}]
     for j, lam in enumerate(multipliers, start=1):
         sign = -lam / scales[j]
-        row = _row(blocks, j, sign, multipliers, rows, scales, lowering[0])
-        S = _self_product(blocks, j, sign, row, lowering[0]).neg_()
+        row = block_row(blocks, j, sign, multipliers, rows, scales, lowering[0])
+        S = self_product(blocks, j, sign, row, lowering[0]).neg_()
         S.diagonal().add_(2.0 * lam / scales[j] ** 2 - lowering[j])
         L, info = torch.linalg.cholesky_ex(S)
         if int(info) != 0:
@@ -179,8 +152,8 @@ def eliminate(blocks: Blocks, multipliers: Sequence[torch.Tensor], *, proof: boo
         rows.append(row)
     last = len(blocks.sizes) - 1
     ones = torch.ones(blocks.sizes[last], dtype=torch.float64)
-    row = _row(blocks, last, ones, multipliers, rows, scales, lowering[0])
-    gram = _self_product(blocks, last, ones, row, lowering[0])
+    row = block_row(blocks, last, ones, multipliers, rows, scales, lowering[0])
+    gram = self_product(blocks, last, ones, row, lowering[0])
     rows.append(row)
     if proof:
         # The output's own scale d may be any number: the larger of its row's norm and, where C is inexact,
@@ -197,11 +170,12 @@ def eliminate(blocks: Blocks, multipliers: Sequence[torch.Tensor], *, proof: boo
     return Factor(tuple(rows), tuple(scales), tuple(multipliers), gram)
 
 
-def _scale(lam: torch.Tensor) -> torch.Tensor:
+def powers_of_two(lam: torch.Tensor) -> torch.Tensor:
+    """Scales s with λ / s² in [1/2, 2]; multiplying by them rounds nothing."""
     return torch.exp2(torch.round(torch.log2(lam) / 2))
 
 
-def _row(
+def block_row(
     blocks: Blocks,
     j: int,
     sign: torch.Tensor,
@@ -228,7 +202,7 @@ def _row(
     return row
 
 
-def _self_product(
+def self_product(
     blocks: Blocks, j: int, sign: torch.Tensor, row: dict[int, torch.Tensor], lowered: float
 ) -> torch.Tensor:
     """Σ_k L_jk L_jkᵀ over everything left of the diagonal, the input included."""

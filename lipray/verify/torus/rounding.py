@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import torch
 
-from lipray.certify.frequency.levels import Expression, Level
-from lipray.certify.linear_maps import UNIT
+from lipray.verify.linear_maps import UNIT
+from lipray.verify.torus.levels import Expression, Level
 
 LEAST_SCALE = 2.0**-7
 """Share of an output channel's magnitude (all frequencies, no cancellation) that it is scaled by."""

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from lipray.certify.linear_maps import UNIT, norm_bound
+from lipray.verify.linear_maps import UNIT, norm_bound
 
 EXACT_BELOW = 400
 """Order up to which the estimate comes from a full eigenvalue decomposition."""

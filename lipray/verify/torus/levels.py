@@ -2,7 +2,7 @@
 
 A level's input is what the finer level hands over, in parts: one part per map that crosses. Inside a level
 every map is a combination of the parts and of the level's activations, v_j = Σ_k B_jk(ω) u_k, exactly as in
-``lipray.certify.sector`` but with one small matrix per frequency. A strided convolution or average pool is
+``lipray.verify.sector`` but with one small matrix per frequency. A strided convolution or average pool is
 filtered at full rate on the finer torus; what a strided max-pool reads crosses in its s^D phases x[s i + φ], and
 the maxima are taken on the coarser torus (taken at full rate, every entry would be a candidate of windows that
 the stride then drops, which costs a factor of s^(D/2)). All that crosses does so together, so that its joint shape
@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lipray.certify.frequency import symbols as sy
-from lipray.certify.frequency.symbols import Frequencies, Symbol
 from lipray.model import network as net
-from lipray.partition.torus import Torus
+from lipray.verify.torus import symbols as sy
+from lipray.verify.torus.layout import Torus
+from lipray.verify.torus.symbols import Frequencies, Symbol
 
 Expression = dict[int, Symbol]
 """A map as a combination of signals: parts of the level's input first, then the level's activations."""

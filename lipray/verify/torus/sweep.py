@@ -13,15 +13,17 @@ from dataclasses import dataclass
 
 import torch
 
-from lipray.certify.frequency.elimination import eliminate_level
-from lipray.certify.frequency.groups import Group, frequencies_of
-from lipray.certify.frequency.head import Head, read
-from lipray.certify.frequency.levels import Crossing, crossings, lower_level
-from lipray.certify.frequency.symbols import Frequencies
-from lipray.certify.spectral import largest_eigenvalues_bound
 from lipray.model.network import Network
-from lipray.partition.torus import Torus
-from lipray.partition.torus_cost import PIECE_ENTRIES
+from lipray.verify.spectral import largest_eigenvalues_bound
+from lipray.verify.torus.elimination import eliminate_level
+from lipray.verify.torus.groups import Group, frequencies_of
+from lipray.verify.torus.head import Head, read
+from lipray.verify.torus.layout import PIECE_ENTRIES, Torus
+from lipray.verify.torus.levels import Crossing, crossings, lower_level
+from lipray.verify.torus.symbols import Frequencies
+
+COMPLEX = 16
+"""Bytes of a complex128."""
 
 STAGE_CHANNELS = 600
 """Channels up to which the largest eigenvalue at the end of a level is worked out for the report."""
@@ -108,7 +110,7 @@ def sweep(
     assert shape is not None  # noqa: S101 (there is at least one level)
     counts = torch.tensor([count for _, count in groups], dtype=torch.float64)
     if problem.head is None:
-        loads = _powers(shape)
+        loads = estimated_tops(shape)
         return Share(None, 0.0, stages[-1] if stages else float(loads.max()), loads, tuple(stages))
     gram, error, loads = read(problem.head, shape, counts, frequencies[-1], sides[-1])
     return Share(gram, error, 0.0, loads, tuple(stages))
@@ -167,6 +169,26 @@ def level_entries(problem: TorusProblem, index: int) -> float:
     return sum(width * largest for width in widths) + 6.0 * largest**2 + 2.0 * leaving * largest + leaving**2
 
 
+def group_bytes(problem: TorusProblem, *, keep: bool = False) -> float:
+    """Bytes that one group of frequencies takes on its way through the torus part (an estimate).
+
+    Without ``keep`` only the shape matrices that enter the levels: ``PIECE_ENTRIES`` bounds what comes on top.
+    """
+    held = 0.0
+    for index in range(len(problem.widths)):
+        entering = entering_channels(problem, index) if index else 0
+        entries = float(entering**2)
+        if keep:
+            entries += kept_entries(problem, index) + level_entries(problem, index)
+        held += COMPLEX * folded_in(problem, index) * entries
+    return max(held, 1.0)
+
+
+def folded_in(problem: TorusProblem, index: int) -> float:
+    """Frequencies of a level per group."""
+    return math.prod(problem.torus.sides[index]) / math.prod(problem.torus.sides[-1])
+
+
 def entering_channels(problem: TorusProblem, index: int) -> int:
     """Channels of all parts that enter a level."""
     if index == 0:
@@ -174,41 +196,7 @@ def entering_channels(problem: TorusProblem, index: int) -> int:
     return sum(crossing.channels for crossing in problem.handed[index - 1])
 
 
-def closed_form(problem: TorusProblem, groups: Sequence[tuple[Group, int]]) -> tuple[torch.Tensor, ...]:
-    """λ of a closed form, layer by layer, over the frequencies of some groups.
-
-    T = D^(1/4) λmax(D^(-1/4) Q D^(-1/4)) D^(1/4), D the diagonal of the mean of Q over the frequencies: half way
-    between ECLipsE-Fast's λmax(Q)·I (Xu & Sivaranjani 2024) and a full scaling by D, and better than either on
-    trained networks (by a fifth on a ResNet-18). Feasible on these groups, and on all as long as no scaled shape
-    matrix elsewhere is twice as large.
-    """
-    sides = problem.torus.sides
-    frequencies = frequencies_of([group for group, _ in groups], sides)
-    shape: torch.Tensor | None = None
-    chosen: list[torch.Tensor] = []
-    for index in range(len(sides)):
-        level = lower_level(problem.network, problem.torus, problem.handed, index, frequencies[index])
-        folded = problem.torus.folded(index)
-        factor = eliminate_level(level, shape, _chosen, folded=folded, proof=False)
-        if factor is None:
-            return ()
-        shape = factor.gram
-        chosen.extend(factor.multipliers)
-    return tuple(chosen)
-
-
-def _chosen(_: int, shape: torch.Tensor) -> torch.Tensor:
-    """Give λ = 1 / T of the closed form; 1 for a layer that never moves."""
-    diagonal = shape.diagonal(dim1=-2, dim2=-1).real.mean(dim=0)
-    diagonal = diagonal.clamp(min=1e-12 * float(diagonal.max()))
-    if not bool((diagonal > 0.0).all()):
-        return torch.ones(shape.shape[-1], dtype=torch.float64)
-    root = diagonal.rsqrt().sqrt().to(shape.dtype)
-    top = float(_powers(shape * root[:, None] * root).max()) * 1.0001
-    return 1.0 / (top * diagonal.sqrt())
-
-
-def _powers(shape: torch.Tensor, steps: int = 30) -> torch.Tensor:
+def estimated_tops(shape: torch.Tensor, steps: int = 30) -> torch.Tensor:
     """Estimate the largest eigenvalues of a batch, from below."""
     size = shape.shape[-1]
     if size <= 16:

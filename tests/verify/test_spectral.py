@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath import mp, mpf
 
-from lipray.certify.spectral import largest_eigenvalue_bound, spectral_norm_bound
+from lipray.verify.spectral import largest_eigenvalue_bound, spectral_norm_bound
 
 
 def orthogonal(rng, n, *, real=True):
@@ -68,7 +68,7 @@ def test_a_poor_estimate_is_found_out(monkeypatch):
     matrix[0, 1] = matrix[1, 0] = 0.5
     true = float(torch.linalg.eigvalsh(matrix)[-1])
     for wrong in (0.0, 0.1, true * (1.0 - 1e-9), true * 0.7):
-        monkeypatch.setattr("lipray.certify.spectral._estimate", lambda _, wrong=wrong: wrong)
+        monkeypatch.setattr("lipray.verify.spectral._estimate", lambda _, wrong=wrong: wrong)
         assert largest_eigenvalue_bound(matrix) >= true
 
 
@@ -78,7 +78,7 @@ def test_a_rotated_estimate_that_is_too_low_is_found_out(monkeypatch):
     matrix = torch.from_numpy((basis * [0.0, 0.0, 0.1, 0.1, 0.2, 9.0]) @ basis.T)
     matrix = (matrix + matrix.T) / 2
     for wrong in (0.0, 4.0, 8.999999):
-        monkeypatch.setattr("lipray.certify.spectral._estimate", lambda _, wrong=wrong: wrong / float(2**2))
+        monkeypatch.setattr("lipray.verify.spectral._estimate", lambda _, wrong=wrong: wrong / float(2**2))
         assert largest_eigenvalue_bound(matrix) >= 9.0 * (1.0 - 1e-13)
 
 

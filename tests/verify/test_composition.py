@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipray.compose.space import overlap_bound, sum_bound
 from lipray.model.network import Conv, Input, Network, Node
-from lipray.partition.space import tile_block
+from lipray.verify.composition import overlap_bound, sum_bound
+from lipray.verify.tiles import tile_block
 
 
 def matrix(network):

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipray.certify import linear_maps as lm
 from lipray.model.evaluate import evaluate
 from lipray.model.network import (
     Activation,
@@ -26,6 +25,7 @@ from lipray.model.network import (
     Reshape,
     Sum,
 )
+from lipray.verify import linear_maps as lm
 from tests.networks import Builder
 from tests.slopes import windows
 

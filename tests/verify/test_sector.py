@@ -9,8 +9,6 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lipray.certify import linear_maps as lm
-from lipray.certify.sector import lower
 from lipray.model import activations as act
 from lipray.model.evaluate import evaluate
 from lipray.model.network import (
@@ -27,6 +25,8 @@ from lipray.model.network import (
     Sum,
     array_keys,
 )
+from lipray.verify import linear_maps as lm
+from lipray.verify.sector import lower
 from tests.networks import PIECEWISE, RELU, Builder, networks
 from tests.slopes import Linearised, without_biases
 

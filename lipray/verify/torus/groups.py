@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import torch
 
-from lipray.certify.frequency.symbols import Frequencies
-from lipray.partition.torus import Sides
+from lipray.verify.torus.layout import Sides
+from lipray.verify.torus.symbols import Frequencies
 
 Group = tuple[int, ...]
 """Indices of a coarse frequency, one per axis."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lipray.compose.rounding import mul_up, sqrt_up, sum_up
-from lipray.partition.plan import Window
+from lipray.verify.outward import mul_up, sqrt_up, sum_up
+from lipray.verify.tiles import Window
 
 
 def sum_bound(bounds: Sequence[float]) -> float:

@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 from lipray.errors import PlanError
 from lipray.model import activations as act
 from lipray.model.network import AvgPool, Concat, Conv, MaxPool, Node, Pad
-from lipray.partition.depth import cut_positions
-from lipray.partition.torus import Torus, lay_out, reads_outside, torus_cuts
+from lipray.verify.cuts import cut_positions
+from lipray.verify.torus.layout import Torus, lay_out, reads_outside, torus_cuts
 from tests.maps import Maps, resnet18
 from tests.networks import networks
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 import torch
 
-from lipray.certify import linear_maps as lm
-from lipray.certify.frequency.symbols import Frequencies, on_device, turns
-from lipray.certify.linear_maps import UNIT
 from lipray.model import network as net
-from lipray.partition.depth import cut_positions
-from lipray.partition.torus import Torus
+from lipray.verify import linear_maps as lm
+from lipray.verify.cuts import cut_positions
+from lipray.verify.linear_maps import UNIT
+from lipray.verify.torus.layout import Torus
+from lipray.verify.torus.symbols import Frequencies, on_device, turns
 
 CHUNK = 2**24
 """Complex entries of Ŵ held at a time."""
@@ -146,17 +146,6 @@ def read(
         terms = 8.0 * (head.channels * W.shape[0] + 16) * UNIT
         error += float(((2.0 * wave_error * largest * norm + terms * norm**2) * size[part] * shares[part]).sum())
     return (total + total.T) / 2, error, torch.cat(loads)
-
-
-def pull_back(head: Head, directions: torch.Tensor, frequencies: Frequencies, sides: tuple[int, ...]) -> torch.Tensor:
-    """h(ω) = N^(-D/2) Ŵ(ω)* D, (F, channels, r): the weight D Dᵀ on Q is Σ h(ω) h(ω)* on Γ(ω)."""
-    g = waves(head, frequencies, sides)
-    scale = math.prod(sides) ** -0.5
-    if head.weight is not None:
-        directions = head.weight.T @ directions
-    stacked = directions.reshape(head.channels, head.places, -1).to(torch.complex128)
-    pulled: torch.Tensor = torch.einsum("cmr,fm->fcr", stacked, g.conj()) * scale
-    return pulled
 
 
 def _transform(weight: torch.Tensor, g: torch.Tensor) -> torch.Tensor:

@@ -33,7 +33,9 @@ from lipray.model.network import (
     Reshape,
     Sum,
 )
-from lipray.partition.plan import Window
+
+Window = tuple[tuple[int, int], ...]
+"""Half-open index range per spatial axis of a map."""
 
 Interval = tuple[int, int]
 """Half-open range of positions on one axis."""

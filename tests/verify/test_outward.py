@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipray.compose.rounding import add_up, mul_up, product_up, sqrt_up, sum_up
+from lipray.verify.outward import add_up, mul_up, product_up, sqrt_up, sum_up
 
 TINY = 5e-324
 bounds = st.floats(min_value=0.0, allow_nan=False, allow_infinity=True)

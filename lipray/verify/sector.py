@@ -21,8 +21,8 @@ from typing import TypeAlias
 import numpy as np
 import scipy.sparse as sp
 
-from lipray.certify import linear_maps as lm
 from lipray.model import network as net
+from lipray.verify import linear_maps as lm
 
 Matrix: TypeAlias = sp.csr_array
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lipray.certify.linear_maps import UNIT
 from lipray.model.network import Conv
+from lipray.verify.linear_maps import UNIT
 
 Frequencies = tuple[torch.Tensor, ...]
 """Per axis the index k of each frequency 2πk/N, (F,) int64."""

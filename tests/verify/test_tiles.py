@@ -19,7 +19,7 @@ from lipray.model.network import (
     Node,
     Reshape,
 )
-from lipray.partition.space import is_tileable, tile_block, tile_windows
+from lipray.verify.tiles import is_tileable, tile_block, tile_windows
 from tests.networks import RELU, blocks
 
 
