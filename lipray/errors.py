@@ -15,9 +15,11 @@ LiprayError                         1
 │   └── InfeasibleResourcesError        a sub-problem fits no node
 ├── SolveError                      6   a sub-problem has no certificate and no fallback
 ├── StoreError                      7   a run folder cannot be read or written
-└── ClusterError                    8   Ray cannot be reached or failed
+│   └── CertificateError                a certificate file is missing, damaged, or of another version
+├── ClusterError                    8   Ray cannot be reached or failed
+└── VerificationError               9   a certificate does not prove what it claims
 
-Exit code 0 is a certified bound, 130 an interrupt. Every error survives pickling, because it may
+Exit code 0 is a certified (or verified) bound, 130 an interrupt. Every error survives pickling, because it may
 cross a Ray process boundary: the constructor takes exactly the fields, which are ``args``.
 """
 
@@ -157,8 +159,22 @@ class StoreError(LiprayError):
     fields: ClassVar[tuple[str, ...]] = ("path", "why")
 
 
+class CertificateError(StoreError):
+    """A certificate file cannot be read: (path, why)."""
+
+    hint = "Take the files as the run wrote them: certificate.json, and certificate.npz beside it."
+
+
 class ClusterError(LiprayError):
     """Ray cannot be reached or failed: (address, why)."""
 
     exit_code = 8
     fields: ClassVar[tuple[str, ...]] = ("address", "why")
+
+
+class VerificationError(LiprayError):
+    """A certificate does not prove what it claims: (part, why)."""
+
+    exit_code = 9
+    fields: ClassVar[tuple[str, ...]] = ("part", "why")
+    hint = "The certificate is no proof for this model: it was changed, belongs to another model, or is defective."

@@ -5,8 +5,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from lipray.verify.prove import Proof
 
 
 class Status(enum.Enum):
@@ -39,8 +43,7 @@ _ADVICE = {
 class Certificate:
     """A certified upper bound on one sub-problem's l2 Lipschitz constant.
 
-    ``bound`` is rounded outward. ``multipliers`` holds one positive vector per activation layer of the
-    sector form, from which the bound was recomputed (empty for ``product``). ``gram`` is the output
+    ``bound`` is what ``lipray.verify`` makes of ``proof``, rounded outward. ``gram`` is the output
     shape matrix Q_out (K x K), where there is one: Δy Δyᵀ ⪯ gram for unit inputs. ``figures`` holds
     other bounds on the same map (product, LipLT, ECLipsE-Fast, the solver's own value), for the report. ``stages``
     are certified bounds of the map from the input up to a node, by its name, in order: how the bound grows with depth.
@@ -50,9 +53,14 @@ class Certificate:
     method: str
     bound: float
     status: Status
-    multipliers: tuple[np.ndarray, ...] = ()
+    proof: Proof | None = None
     gram: np.ndarray | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
     iterations: int = 0
     seconds: float = 0.0
     stages: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def multipliers(self) -> tuple[np.ndarray, ...]:
+        """One positive vector per activation layer, from which the bound was recomputed; none for a product."""
+        return () if self.proof is None else self.proof.multipliers

@@ -16,10 +16,12 @@ import torch
 from lipray.certify import descent, interior
 from lipray.certify.certificate import Certificate, Status
 from lipray.certify.closed_form import closed_form
+from lipray.certify.excess import unrounded_dense
 from lipray.certify.inequality import assemble, reduced_order
 from lipray.partition.cost import INTERIOR_POINT_ORDER
 from lipray.partition.subproblem import Settings, Subproblem
 from lipray.verify.elimination import Blocks, Evaluation, evaluate, prepare
+from lipray.verify.prove import Proof
 from lipray.verify.sector import lower
 
 INTERIOR_ITERATIONS = 80
@@ -38,7 +40,8 @@ def solve_ellipsoid(problem: Subproblem) -> Certificate | None:
     """Certify by shape matrices; ``None`` if not even the closed form could be proven (never seen)."""
     start = time.monotonic()
     settings = problem.settings
-    blocks = prepare(lower(problem.network))
+    form = lower(problem.network)
+    blocks = prepare(form)
     base = closed_form(blocks)
     best = evaluate(blocks, base)
     if best is None:
@@ -53,10 +56,10 @@ def solve_ellipsoid(problem: Subproblem) -> Certificate | None:
         improved = certify_blend(blocks, found, base)
         if improved is not None and improved.bound < best.bound:
             best = improved
+    figures["unrounded"] = unrounded_dense(blocks, best.multipliers)
     seconds = time.monotonic() - start
-    return Certificate(
-        problem.key(), "ellipsoid", best.bound, status, best.multipliers, best.gram, figures, used, seconds
-    )
+    proof = Proof("dense", best.multipliers, form.neurons)
+    return Certificate(problem.key(), "ellipsoid", best.bound, status, proof, best.gram, figures, used, seconds)
 
 
 def certify_blend(blocks: Blocks, found: Sequence[np.ndarray], base: Sequence[np.ndarray]) -> Evaluation | None:

@@ -18,6 +18,7 @@ from lipray.partition.subproblem import Subproblem
 from lipray.verify import linear_maps as lm
 from lipray.verify.elimination import evaluate, prepare
 from lipray.verify.product import product_bound, sector_form, times_up, widened
+from lipray.verify.prove import Proof
 from lipray.verify.sector import SectorForm
 from lipray.verify.spectral import spectral_norm_bound
 
@@ -41,7 +42,9 @@ def solve_product(problem: Subproblem) -> Certificate:
                 figures["eclipse_fast"] = certified.bound
     figures["product"] = bound
     seconds = time.monotonic() - start
-    return Certificate(problem.key(), "product", bound, Status.CLOSED_FORM, figures=figures, seconds=seconds)
+    return Certificate(
+        problem.key(), "product", bound, Status.CLOSED_FORM, Proof("product"), figures=figures, seconds=seconds
+    )
 
 
 def liplt(form: SectorForm) -> float:

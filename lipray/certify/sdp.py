@@ -15,16 +15,19 @@ import numpy as np
 from lipray.certify.certificate import Certificate, Status
 from lipray.certify.closed_form import closed_form
 from lipray.certify.ellipsoid import certify_blend
+from lipray.certify.excess import unrounded_dense
 from lipray.certify.inequality import Inequality, assemble
 from lipray.partition.subproblem import Settings, Subproblem
 from lipray.verify.elimination import evaluate, prepare
+from lipray.verify.prove import Proof
 from lipray.verify.sector import lower
 
 
 def solve_sdp(problem: Subproblem) -> Certificate | None:
     """Certify by the SDP; the closed form stands in (status FALLBACK) where the solver gives nothing usable."""
     start = time.monotonic()
-    blocks = prepare(lower(problem.network))
+    form = lower(problem.network)
+    blocks = prepare(form)
     base = closed_form(blocks)
     best = evaluate(blocks, base)
     if best is None:
@@ -44,10 +47,10 @@ def solve_sdp(problem: Subproblem) -> Certificate | None:
                 best = improved
     elif problem.settings.iterations == 0:
         status = Status.CLOSED_FORM
+    figures["unrounded"] = unrounded_dense(blocks, best.multipliers)
     seconds = time.monotonic() - start
-    return Certificate(
-        problem.key(), "sdp", best.bound, status, best.multipliers, best.gram, figures, iterations, seconds
-    )
+    proof = Proof("dense", best.multipliers, form.neurons)
+    return Certificate(problem.key(), "sdp", best.bound, status, proof, best.gram, figures, iterations, seconds)
 
 
 def _solve(

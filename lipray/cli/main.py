@@ -13,6 +13,7 @@ import click
 from lipray import __version__
 from lipray.cli.estimate import estimate_command
 from lipray.cli.plan import plan_command
+from lipray.cli.verify import verify_command
 from lipray.errors import LiprayError
 
 INTERRUPTED = 130
@@ -73,6 +74,7 @@ def cli() -> None:
 
 cli.add_command(plan_command)
 cli.add_command(estimate_command)
+cli.add_command(verify_command)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

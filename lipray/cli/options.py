@@ -77,6 +77,21 @@ _RUN = (
 )
 
 
+_VERIFY = (
+    click.argument("model", metavar="MODEL"),
+    click.option("--weights", type=_PATH, help="Weights: .safetensors, or a .pt state dict."),
+    _MODEL[3],
+    click.option("--memory", metavar="SIZE", help="Memory one sub-problem may use, such as 8GiB (default)."),
+    click.option("--executor", metavar="NAME", help="serial (default), in this process, or ray."),
+    click.option("--address", metavar="ADDRESS", help="Ray cluster: auto, or HOST:PORT. Default: an embedded Ray."),
+    click.option("--workers", "--num-cpus", "workers", type=int, metavar="N", help="CPUs of the embedded Ray."),
+    click.option("--threads", type=int, metavar="N", help="Threads of one sub-problem (Ray: 1, serial: all)."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+    click.option("--quiet", "-q", is_flag=True, help="No progress on stderr."),
+    click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+)
+
+
 def plan_options(command: Command) -> Command:
     """Options of ``lipray plan``: the model, and how the work is cut."""
     return _apply(command, (*_MODEL, *_WORK))
@@ -85,6 +100,11 @@ def plan_options(command: Command) -> Command:
 def estimate_options(command: Command) -> Command:
     """Options of ``lipray estimate``: those of ``plan``, and how the work is run."""
     return _apply(command, (*_MODEL, *_WORK, *_RUN))
+
+
+def verify_options(command: Command) -> Command:
+    """Options of ``lipray verify``: the model, and where the work is done."""
+    return _apply(command, _VERIFY)
 
 
 def _apply(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lipray.compose.bound import BlockBound
+from lipray.verify.composition import compose_blocks
 from lipray.verify.outward import product_up
 
 
 def depth_bound(blocks: Sequence[BlockBound]) -> float:
     """Product of the blocks' bounds from input to output, every step rounded upward.
 
-    ‖f_b(…f_1(x)) − f_b(…f_1(y))‖ ≤ L_b … L_1 ‖x − y‖. The order is the blocks', so the answer does not
-    depend on the order in which certificates arrived.
+    The order is the blocks', so the answer does not depend on the order in which certificates arrived.
     """
-    return product_up(block.upper for block in blocks)
+    return compose_blocks([block.upper for block in blocks])
 
 
 def depth_figures(blocks: Sequence[BlockBound]) -> dict[str, float]:

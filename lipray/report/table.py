@@ -12,9 +12,10 @@ from rich.text import Text
 from lipray.partition.subproblem import TORUS_METHODS
 from lipray.report.numbers import bytes_text, lower_text, seconds_text, shape_text, upper_text
 from lipray.run.plan_record import PlannedBlock, PlanRecord
-from lipray.run.records import BlockRecord, ResultRecord
+from lipray.run.records import BlockRecord, ResultRecord, VerdictRecord
 
 _SHOWN_FAILURES = 10
+_SHOWN_PROBLEMS = 20
 _LONG = 10.0
 """Seconds from which on it is worth telling how to use more threads."""
 _TITLES = {"liplt": "LipLT", "eclipse_fast": "ECLipsE-Fast", "closed_form": "closed form"}
@@ -70,6 +71,27 @@ def plan_table(plan: PlanRecord) -> RenderableType:
             Text("product only: the block fits no sub-problem within --memory; raise it or lower --block-depth.")
         )
     return Group(table, *notes)
+
+
+def verdict_table(verdict: VerdictRecord) -> RenderableType:
+    """What was verified: the network's bound, and every block's and sub-problem's beside what is claimed."""
+    table = Table(title="Verified from the multipliers", title_justify="left")
+    table.add_column("part", overflow="fold")
+    for name in ("tiles", "claimed", "verified"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for block in verdict.blocks:
+        table.add_row(Text(block.label), str(block.tiles), upper_text(block.claim, 9), upper_text(block.bound, 9))
+    table.add_section()
+    for problem in verdict.problems[:_SHOWN_PROBLEMS]:
+        table.add_row(Text(problem.label), "", upper_text(problem.claim, 9), upper_text(problem.bound, 9))
+    if len(verdict.problems) > _SHOWN_PROBLEMS:
+        table.add_row(f"… and {len(verdict.problems) - _SHOWN_PROBLEMS} more sub-problems", "", "", "")
+    line = Text(
+        f"verified: L̄ = {upper_text(verdict.bound, 12)}  (claimed {upper_text(verdict.claim, 12)}, "
+        f"{seconds_text(verdict.seconds)} on {verdict.executor})",
+        style="bold",
+    )
+    return Group(table, line)
 
 
 def _methods(plan: PlanRecord) -> list[Text]:

@@ -137,7 +137,7 @@ def _coordinate(
         torus,
         executor,
         time_limit=limit,
-        report=lambda bound, way: state.improve(task, bound, way),
+        report=lambda certificate, way: state.improve(task, certificate, way),
         heartbeat=lambda rounds, seconds: state.beat(task, rounds, seconds, limit),
     )
     state.failures.extend(lost)
@@ -187,12 +187,12 @@ class _Progress:
             )
         )
 
-    def improve(self, task: Task, bound: float, way: str) -> None:
-        """Take in a certified bound of a problem that is still worked on."""
-        assert isinstance(task.work, Subproblem)  # noqa: S101 (narrows the type)
+    def improve(self, task: Task, certificate: Certificate, way: str) -> None:
+        """Take in a better certificate of a problem that is still worked on."""
         known = self._running.get(task.key)
-        if known is None or bound < known.bound:
-            self._running[task.key] = Certificate(task.key, task.work.method, bound, Status.STALLED)
+        if known is None or certificate.bound < known.bound:
+            # Its key is that of a problem with the time limit that the budget set.
+            self._running[task.key] = replace(certificate, key=task.key, status=Status.STALLED)
         self._refresh(force=True)
         self._notify(UpperBoundImproved(task.label, way, self._upper, self._lower))
 

@@ -14,9 +14,10 @@ from lipray.run.lower_bound import Ascent, Witness
 if TYPE_CHECKING:
     from lipray.certify.certificate import Certificate
     from lipray.certify.frequency.bundle import AnyBundle, AnyResult
+    from lipray.verify.prove import Figure, Problem
 
-    Work = Subproblem | Ascent | AnyBundle
-    Value = Certificate | Witness | AnyResult
+    Work = Subproblem | Ascent | AnyBundle | Problem
+    Value = Certificate | Witness | AnyResult | Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class Task:
     """One piece of work: an idempotent, deterministic computation on values.
 
     ``key`` is unique in a run. Tasks of one ``group`` share most of their arrays. ``memory`` (bytes) and
-    ``seconds`` are estimates. The work is a sub-problem, a search for a lower bound, or a bundle of frequencies.
+    ``seconds`` are estimates. The work is a sub-problem, a search for a lower bound, a bundle of frequencies,
+    or a proof to be checked.
     """
 
     key: str
@@ -39,7 +41,7 @@ class Task:
         """Torch's name of the device the work needs."""
         if isinstance(self.work, Subproblem):
             return self.work.settings.device if self.work.method in TORUS_METHODS else "cpu"
-        return "cpu" if isinstance(self.work, Ascent) else self.work.device
+        return getattr(self.work, "device", "cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,10 @@ def perform(work: Work) -> Value:
         from lipray.certify.solve import solve
 
         return solve(work)
+    from lipray.verify.prove import Problem, prove
+
+    if isinstance(work, Problem):
+        return prove(work)
     from lipray.certify.frequency.bundle import perform_bundle
 
     return perform_bundle(work)

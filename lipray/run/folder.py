@@ -25,6 +25,7 @@ from lipray.compose.bound import Bound
 from lipray.errors import StoreError
 from lipray.run import THREAD_VARIABLES
 from lipray.run.records import ManifestRecord, ResultRecord, SubproblemRecord
+from lipray.verify.record import ARRAYS, NAME
 
 PACKAGES = ("lipray", "torch", "ray", "cvxpy", "clarabel", "numpy", "scipy", "pydantic", "safetensors", "onnx")
 
@@ -56,6 +57,7 @@ def write_run(
     folder: Path,
     *,
     bound: Bound,
+    certificate: tuple[bytes, bytes] | None = None,
     result: ResultRecord,
     config: Mapping[str, Any],
     started: datetime,
@@ -63,6 +65,8 @@ def write_run(
     arguments: tuple[str, ...] = (),
 ) -> None:
     """Write all files of a run to ``folder``, which appears complete or not at all.
+
+    ``certificate`` holds the two files of ``lipray.verify.record.encode``, where the bound is finite.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -76,8 +80,10 @@ def write_run(
         files = {
             "result.json": result.model_dump_json(indent=1).encode() + b"\n",
             "subproblems.csv": _table(result.subproblems),
-            "certificates.npz": _arrays(certificate_arrays(bound.certificate)),
+            "shape_matrices.npz": _arrays(shape_matrices(bound.certificate)),
         }
+        if certificate is not None:
+            files |= dict(zip((NAME, ARRAYS), certificate, strict=True))
         if bound.witness is not None:
             files["witness.npz"] = _arrays({"x": bound.witness[0], "y": bound.witness[1]})
         manifest = ManifestRecord(
@@ -108,16 +114,10 @@ def write_run(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def certificate_arrays(certificates: Mapping[str, Certificate]) -> dict[str, np.ndarray]:
-    """Multipliers and shape matrices of all certificates, named ``<key>/multipliers/<layer>`` and ``<key>/gram``."""
-    arrays: dict[str, np.ndarray] = {}
-    for key in sorted(certificates):
-        certificate = certificates[key]
-        for layer, values in enumerate(certificate.multipliers):
-            arrays[f"{key}/multipliers/{layer}"] = np.asarray(values)
-        if certificate.gram is not None:
-            arrays[f"{key}/gram"] = np.asarray(certificate.gram)
-    return arrays
+def shape_matrices(certificates: Mapping[str, Certificate]) -> dict[str, np.ndarray]:
+    """The output shape matrices of all certificates that have one, by key."""
+    found = {key: certificates[key].gram for key in sorted(certificates)}
+    return {key: np.asarray(gram) for key, gram in found.items() if gram is not None}
 
 
 def read_result(folder: Path) -> ResultRecord:

@@ -114,6 +114,37 @@ class ResultRecord(Record):
     failures: tuple[FailureRecord, ...]
 
 
+class ProblemVerdict(Record):
+    """One sub-problem: the bound claimed, and the one recomputed from its multipliers."""
+
+    label: str
+    claim: float
+    bound: float
+
+
+class BlockVerdict(Record):
+    """One block: the bound claimed, and the one composed of what was recomputed."""
+
+    label: str
+    composition: str
+    tiles: int
+    claim: float
+    bound: float
+
+
+class VerdictRecord(Record):
+    """A certificate that holds: ``bound`` is recomputed, from nothing but the multipliers and the weights."""
+
+    schema_version: Literal[1] = 1
+    verified: Literal[True] = True
+    bound: float
+    claim: float
+    blocks: tuple[BlockVerdict, ...]
+    problems: tuple[ProblemVerdict, ...]
+    executor: str
+    seconds: float
+
+
 class ManifestRecord(Record):
     """What a run depended on, so that it can be repeated; times are UTC in ISO 8601."""
 

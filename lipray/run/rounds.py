@@ -19,8 +19,8 @@ from lipray.run.executor import OUT_OF_TIME, Done, Executor, Failure, Outcome, T
 if TYPE_CHECKING:
     from lipray.certify.frequency.bundle import AnyBundle, AnyResult
 
-Report = Callable[[float, str], None]
-"""Told of every better certified bound of the problem, and of the way that gave it."""
+Report = Callable[["Certificate", str], None]
+"""Told of every better certificate of the problem, and of the way that gave it."""
 
 GRACE, LEAST_GRACE = 0.02, 2.0
 """A round under way is cut short when the time limit is exceeded by this share and these seconds."""
@@ -59,11 +59,11 @@ def coordinate(
     settings = replace(problem.settings, time_limit=time_limit, workers=width)
     deadline = None if time_limit is None else time.monotonic() + (1.0 + GRACE) * time_limit + LEAST_GRACE
     rounds = Rounds(task, torus, executor, heartbeat, deadline)
-    best: list[float] = []
+    best: list[Certificate] = []
 
-    def improved(bound: float, way: str) -> None:
-        best.append(bound)
-        report(bound, way)
+    def improved(certificate: Certificate, way: str) -> None:
+        best.append(certificate)
+        report(certificate, way)
 
     start = time.perf_counter()
     try:
@@ -83,7 +83,7 @@ def coordinate(
         failure = Failure(task, type(fault).__name__, explain(fault))
         if not best:
             return failure, tuple(rounds.lost)
-        value = Certificate(task.key, problem.method, min(best), Status.STALLED)
+        value = replace(best[-1], status=Status.STALLED)
         return Done(task, value, time.perf_counter() - start), (*rounds.lost, failure)
     finally:
         executor.release()
@@ -100,8 +100,11 @@ class Rounds:
         executor: Executor,
         heartbeat: Heartbeat = _ignore,
         deadline: float | None = None,
+        *,
+        memory: int | None = None,
     ) -> None:
         self.lost: list[Failure] = []
+        self._memory = bundle_memory(task) if memory is None else memory
         self._deadline = deadline
         self._task, self._torus, self._executor, self._heartbeat = task, torus, executor, heartbeat
         self._held = 8 * sum(array.size for array in task.work.network.weights.values())
@@ -126,7 +129,7 @@ class Rounds:
         torus, groups = self._torus, len(bundle.groups)
         label = f"{self._task.label} round {number}/{index + 1}"
         # The solver cuts bundles to the memory allowed, by an estimate of its own.
-        memory = self._held + min(groups * torus.group_memory, max(bundle_memory(self._task), torus.group_memory))
+        memory = self._held + min(groups * torus.group_memory, max(self._memory, torus.group_memory))
         return Task(label, label, self._task.group, bundle, memory, torus.pass_seconds * groups / torus.groups)
 
 

@@ -7,16 +7,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lipray.compose.bound import Bound
+from lipray.compose.claims import claims
 from lipray.config import EstimateConfig
 from lipray.model.network import Network
 from lipray.run.budget import Clock
-from lipray.run.driver import estimate_network
+from lipray.run.driver import RunOutcome, estimate_network
 from lipray.run.events import Listener, ignore
 from lipray.run.executor import Executor
 from lipray.run.folder import choose_folder, write_run
 from lipray.run.records import ResultRecord
 from lipray.run.start import start_executor
 from lipray.run.summary import describe_model, summarise
+from lipray.verify.record import encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,16 @@ def select_outputs(network: Network, config: EstimateConfig) -> Network:
 
         return select_pairs(network, config.pairs)
     return network
+
+
+def certificate_files(network: Network, config: EstimateConfig, outcome: RunOutcome) -> tuple[bytes, bytes] | None:
+    """The certificate of a finished estimate, as the contents of its two files; ``None`` where the bound is infinite.
+
+    Raises:
+        SolveError: a bound has no proof, which is a defect.
+    """
+    made = claims(network, outcome.plan, outcome.work, outcome.bound, rows=config.output_rows, pairs=config.pairs)
+    return None if made is None else encode(*made)
 
 
 def run_estimate(
@@ -92,6 +104,7 @@ def run_estimate(
         write_run(
             folder,
             bound=outcome.bound,
+            certificate=certificate_files(chosen, config, outcome),
             result=result,
             config=config.model_dump(mode="json"),
             started=started,

@@ -1,4 +1,4 @@
-"""Composition over space: one bound of a block from the bounds of the tiles of its output map."""
+"""Composition: of a block from the tiles of its output map, and of the network from its blocks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lipray.verify.outward import mul_up, sqrt_up, sum_up
+from lipray.verify.outward import mul_up, product_up, sqrt_up, sum_up
 from lipray.verify.tiles import Window
+
+
+def compose_blocks(bounds: Sequence[float]) -> float:
+    """Product of the blocks' bounds from input to output, every step rounded upward.
+
+    ‖f_b(…f_1(x)) − f_b(…f_1(y))‖ ≤ L_b … L_1 ‖x − y‖.
+    """
+    return product_up(bounds)
 
 
 def sum_bound(bounds: Sequence[float]) -> float:

@@ -63,6 +63,11 @@ class SectorForm:
         """Number of neurons of each activation layer."""
         return tuple(layer.size for layer in self.layers)
 
+    @property
+    def neurons(self) -> tuple[tuple[str, int], ...]:
+        """Name and number of neurons of each activation layer."""
+        return tuple((layer.name, layer.size) for layer in self.layers)
+
 
 Linear = tuple[Matrix, Matrix | None]
 Expression = dict[int, Linear]

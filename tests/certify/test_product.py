@@ -15,8 +15,8 @@ from lipray.model import activations as act
 from lipray.model.network import ChannelAffine, Concat, Conv, Dense, Input, Network, Node, Sum
 from lipray.partition.subproblem import Settings, Subproblem
 from lipray.verify import layer_norms
-from lipray.verify.elimination import evaluate, prepare
 from lipray.verify import product as verified_product
+from lipray.verify.elimination import evaluate, prepare
 from lipray.verify.product import graph_product, sector_product
 from lipray.verify.sector import lower
 from tests.networks import RELU, networks

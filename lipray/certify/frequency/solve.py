@@ -8,6 +8,7 @@ hybrid bound is the smaller of the two from the start; otherwise optimisation ha
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import torch
 from lipray.certify import lbfgs
 from lipray.certify.active_set import minimise_over_slices
 from lipray.certify.certificate import Certificate, Status
+from lipray.certify.excess import unrounded_torus
 from lipray.certify.frequency.bundle import AnySpread, in_place
 from lipray.certify.frequency.objective import certify_blend, measure
 from lipray.certify.frequency.slices import slices, slices_bytes, slices_order
@@ -25,6 +27,7 @@ from lipray.certify.frequency.start import closed_start, tied_start
 from lipray.certify.frequency.working import choose_working
 from lipray.partition.subproblem import Subproblem
 from lipray.partition.switch import choose_switch
+from lipray.verify.prove import Proof
 from lipray.verify.torus.proof import LostBundleError, Means, Multipliers, Proven, Setup, certify, set_up
 
 INTERIOR_POINT_ORDER = 1200
@@ -44,8 +47,11 @@ PROOF_EVERY = 12.0
 LEAST_PAUSE = 20.0
 """Seconds between such proofs, at least."""
 
-Report = Callable[[float, str], None]
-"""Told of every certified bound, and how it was reached."""
+Report = Callable[[Certificate, str], None]
+"""Told of every better certificate, and how it was reached."""
+
+EXCESS_SECONDS = 5.0
+"""The answer is evaluated without its rounding too, where a proof takes no longer than this."""
 
 
 def solve_frequency(
@@ -74,9 +80,10 @@ class _Run:
         self.means = Means(spread, settings.memory, settings.workers, settings.device)
         self.start = time.monotonic()
         self.deadline = None if settings.time_limit is None else self.start + settings.time_limit
-        self.best: Proven | None = None
+        self.best: tuple[Setup, Proven] | None = None
         self.figures: dict[str, float] = {}
         self.labels: tuple[str, ...] = ()
+        self.solver = math.inf
         self.proof_seconds = 0.0
         self.last_proof = self.start
         self.status, self.iterations = Status.CLOSED_FORM, 0
@@ -93,7 +100,7 @@ class _Run:
         if closed is None:
             return False
         self.figures["closed_form"] = closed.bound
-        self._take(closed, "closed form")
+        self._take(plain, closed, "closed form")
         share = 1.0 if switch is None else FREQUENCY_SHARE
         try:
             answer = self._improve(plain, closed.multipliers, closed, share)
@@ -104,22 +111,26 @@ class _Run:
             # What was proven before stands.
             late = self.deadline is not None and time.monotonic() > self.deadline
             self.status = Status.TIME_LIMIT if late else Status.STALLED
+        self._excess()
         return True
 
     def certificate(self) -> Certificate:
         """The best answer as a value."""
         assert self.best is not None  # noqa: S101 (solve returned True)
+        setup, proven = self.best
+        layers = tuple(zip(setup.names, setup.sizes, strict=True))
+        tori = setup.problem.torus.tori
         return Certificate(
             self.problem.key(),
             self.problem.method,
-            self.best.bound,
+            proven.bound,
             self.status,
-            self.best.multipliers,
-            self.best.gram,
-            self.figures,
+            Proof("torus", proven.multipliers, layers, setup.cut, setup.window, tori),
+            proven.gram,
+            dict(self.figures),
             self.iterations,
             time.monotonic() - self.start,
-            stages=tuple((k, v) for k, v in zip(self.labels, self.best.stages, strict=False) if math.isfinite(v)),
+            stages=tuple((k, v) for k, v in zip(self.labels, proven.stages, strict=False) if math.isfinite(v)),
         )
 
     def _hybrid(self, plain: Setup, answer: Proven, cut: int) -> None:
@@ -132,7 +143,7 @@ class _Run:
         tied = tied_start(setup, plain, answer.multipliers, base)
         proven = certify_blend(setup, tied, base, self.means) or closed
         self.figures["hybrid_tied"] = proven.bound
-        self._take(proven, "hybrid")
+        self._take(setup, proven, "hybrid")
         proven = self._improve(setup, base, proven, 1.0)
         self.figures["hybrid"] = proven.bound
 
@@ -152,7 +163,9 @@ class _Run:
         proven = certify_blend(setup, found, base, self.means)
         if proven is None or proven.bound >= known.bound:
             return known
-        self._take(proven, "optimised")
+        if self.best is None or proven.bound < self.best[1].bound:
+            self.figures["solver"] = self.solver
+        self._take(setup, proven, "optimised")
         return proven
 
     def _optimise(self, setup: Setup, known: Proven, deadline: float | None) -> tuple[Multipliers, Status, int]:
@@ -173,6 +186,7 @@ class _Run:
                 memory=settings.memory // 4,
             )
             status = self._status(result.converged, result.iterations >= limit, deadline)
+            self.solver = result.value
             return tuple(np.split(result.multipliers.numpy(), ends)), status, result.iterations
         limit = DESCENT_ITERATIONS if settings.iterations is None else settings.iterations
         theta = torch.log(torch.from_numpy(np.concatenate(known.multipliers)))
@@ -199,6 +213,7 @@ class _Run:
             improved=lambda point, _: self._prove_now_and_then(setup, point),
         )
         status = self._status(converged=False, exhausted=found.iterations >= limit, deadline=deadline)
+        self.solver = math.sqrt(found.value)
         return tuple(np.split(torch.exp(found.theta).numpy(), ends)), status, found.iterations
 
     def _prove_now_and_then(self, setup: Setup, theta: torch.Tensor) -> None:
@@ -212,7 +227,7 @@ class _Run:
         except LostBundleError:
             proven = None
         if proven is not None:
-            self._take(proven, "optimising")
+            self._take(setup, proven, "optimising")
         self.last_proof = time.monotonic()
 
     def _status(self, converged: bool, exhausted: bool, deadline: float | None) -> Status:
@@ -222,11 +237,20 @@ class _Run:
             return Status.TIME_LIMIT
         return Status.ITERATION_LIMIT if exhausted else Status.STALLED
 
-    def _take(self, proven: Proven, how: str) -> None:
-        if self.best is None or proven.bound < self.best.bound:
-            self.best = proven
+    def _take(self, setup: Setup, proven: Proven, how: str) -> None:
+        if self.best is None or proven.bound < self.best[1].bound:
+            self.best = setup, proven
             if self.report is not None:
-                self.report(proven.bound, how)
+                self.report(self.certificate(), how)
+
+    def _excess(self) -> None:
+        """Evaluate the answer without what covers its rounding, where that is quick."""
+        late = self.deadline is not None and time.monotonic() + self.proof_seconds > self.deadline
+        if self.best is None or late or self.proof_seconds > EXCESS_SECONDS:
+            return
+        setup, proven = self.best
+        with contextlib.suppress(LostBundleError):
+            self.figures["unrounded"] = unrounded_torus(setup, proven.multipliers, self.means)
 
 
 def level_labels(setup: Setup) -> tuple[str, ...]:

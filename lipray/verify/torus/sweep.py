@@ -111,7 +111,8 @@ def sweep(
     counts = torch.tensor([count for _, count in groups], dtype=torch.float64)
     if problem.head is None:
         loads = estimated_tops(shape)
-        return Share(None, 0.0, stages[-1] if stages else float(loads.max()), loads, tuple(stages))
+        top = stages[-1] if stages else _estimated_top(shape, loads)
+        return Share(None, 0.0, top, loads, tuple(stages))
     gram, error, loads = read(problem.head, shape, counts, frequencies[-1], sides[-1])
     return Share(gram, error, 0.0, loads, tuple(stages))
 
@@ -194,6 +195,12 @@ def entering_channels(problem: TorusProblem, index: int) -> int:
     if index == 0:
         return problem.network.nodes[0].shape[0]
     return sum(crossing.channels for crossing in problem.handed[index - 1])
+
+
+def _estimated_top(shape: torch.Tensor, loads: torch.Tensor) -> float:
+    """Estimate the largest eigenvalue of a batch: that of the matrices where it is likely to be."""
+    likely = torch.topk(loads, min(2, loads.numel())).indices
+    return float(torch.linalg.eigvalsh(shape[likely]).max())
 
 
 def estimated_tops(shape: torch.Tensor, steps: int = 30) -> torch.Tensor:
