@@ -1,7 +1,8 @@
 """Strong lower bounds: the norm of a network whose activations are replaced by the worst slopes they allow.
 
 Every certified bound of lipray holds whatever function with the given slope interval stands at each neuron, and
-whichever entry each max-pool selects. So the norm of the linear network left when slopes and selections are
+whichever entry each max-pool selects along one axis after the other (windows that overlap share what was selected
+along the first, as their maxima do). So the norm of the linear network left when slopes and selections are
 fixed is below every bound, whether or not the real network attains it. None of lipray's matrices are used here: the
 linear network is made of the graph's own operations and evaluated by ``lipray.model.evaluate``.
 """
@@ -31,16 +32,18 @@ class Linearised:
             inputs = tuple(moved[i] for i in node.inputs)
             if isinstance(node.op, (Activation, MaxPool)):
                 shape = network.nodes[node.inputs[0]].shape
-                flat = add(Node("flat", Reshape(), inputs, (math.prod(shape),)))
-                key, zero = f"choice{index}", f"zero{index}"
-                weights[zero] = np.zeros(node.size)
+                there = add(Node("flat", Reshape(), inputs, (math.prod(shape),)))
                 if isinstance(node.op, Activation):
+                    key, zero = f"choice{index}", f"zero{index}"
+                    weights[zero] = np.zeros(node.size)
                     self.intervals[key] = interval(node)
-                    op = ChannelAffine(key, zero)
+                    there = add(Node("chosen", ChannelAffine(key, zero), (there,), (node.size,)))
                 else:
-                    self.windows[key] = windows(node.op, shape)
-                    op = Dense(key, None)
-                there = add(Node("chosen", op, (flat,), (node.size,)))
+                    for axis in range(len(node.op.kernel)):
+                        key = f"choice{index}.{axis}"
+                        self.windows[key] = windows(along(node.op, axis), shape)
+                        there = add(Node("chosen", Dense(key, None), (there,), (len(self.windows[key]),)))
+                        shape = (*shape[: axis + 1], node.shape[axis + 1], *shape[axis + 2 :])
                 moved[index] = add(Node("back", Reshape(), (there,), node.shape))
             elif isinstance(node.op, Softmax):
                 moved[index] = inputs[0]
@@ -121,6 +124,15 @@ def interval(node):
         full = np.full(node.size, bounds[0]) if len(bounds) == 1 else np.repeat(bounds, math.prod(node.shape[1:]))
         ends.append(torch.from_numpy(full.astype(np.float64)))
     return tuple(ends)
+
+
+def along(op, axis):
+    """The maximum along one axis only."""
+
+    def only(value, other):
+        return tuple(value[i] if i == axis else other for i in range(len(op.kernel)))
+
+    return MaxPool(only(op.kernel, 1), only(op.stride, 1), only(op.padding, (0, 0)), only(op.dilation, 1))
 
 
 def windows(op, shape):

@@ -82,7 +82,11 @@ def run(executor, method="frequency", **settings):
     told = []
     task, torus = posed(method, **settings)
     outcome, lost = coordinate(
-        task, torus, executor, time_limit=settings.get("time_limit"), report=lambda *a: told.append(a)
+        task,
+        torus,
+        executor,
+        time_limit=settings.get("time_limit"),
+        report=lambda certificate, way: told.append((certificate.bound, way)),
     )
     return outcome, lost, told
 
