@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lipray.api import estimate as estimate
     from lipray.api import plan as plan
+    from lipray.api import verify_run as verify_run
     from lipray.compose.bound import BlockBound as BlockBound
     from lipray.compose.bound import Bound as Bound
     from lipray.errors import LiprayError as LiprayError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "estimate": "lipray.api",
     "plan": "lipray.api",
+    "verify_run": "lipray.api",
     "Bound": "lipray.compose.bound",
     "BlockBound": "lipray.compose.bound",
     "LiprayError": "lipray.errors",
@@ -27,7 +29,18 @@ _HOMES = {
     "Plan": "lipray.partition.plan",
 }
 
-__all__ = ["BlockBound", "Bound", "LiprayError", "Network", "Plan", "__version__", "estimate", "import_module", "plan"]
+__all__ = [
+    "BlockBound",
+    "Bound",
+    "LiprayError",
+    "Network",
+    "Plan",
+    "__version__",
+    "estimate",
+    "import_module",
+    "plan",
+    "verify_run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,8 @@ from lipray.run.session import run_estimate, select_outputs
 if TYPE_CHECKING:
     from torch import nn
 
+    from lipray.run.records import VerdictRecord
+
 
 def estimate(
     model: nn.Module | Network | str,
@@ -64,6 +66,53 @@ def plan(
     chosen = _configure(options, input_shape, config)
     network, _, _ = _network(model, chosen)
     return make_plan(select_outputs(network, chosen), chosen)
+
+
+def verify_run(
+    certificate: str | Path,
+    model: nn.Module | Network | str,
+    *,
+    weights: str | Path | None = None,
+    trust_model: bool = False,
+    **options: Any,
+) -> VerdictRecord:
+    """Recompute the bound of a certificate from its multipliers and the model's weights.
+
+    Args:
+        certificate: a run folder, or its ``certificate.json``.
+        model: the model as it was given to ``estimate``.
+        weights: its weights, where ``model`` is a name.
+        trust_model: open files that can run code.
+        options: ``executor``, ``address``, ``workers``, ``threads`` and ``memory`` of ``EstimateConfig``.
+
+    Returns:
+        What was verified: ``bound`` of the network and of every part. A verdict is only returned where all holds.
+
+    Raises:
+        CertificateError: the files cannot be read.
+        VerificationError: the certificate does not prove what it claims of this model; it names the part.
+        LiprayError: the model, an option, or the cluster is not usable.
+    """
+    from lipray.run.start import start_executor
+    from lipray.run.verification import select, verify_certificate
+    from lipray.verify.record import read
+
+    record, arrays = read(Path(certificate))
+    shape = tuple(record.model.input_shape)
+    chosen = _configure({**options, "weights": weights}, shape, None)
+    if isinstance(model, str):
+        from lipray.model.load import load_network
+
+        network = load_network(model, shape, weights=chosen.weights, trust_model=trust_model).network
+    elif isinstance(model, Network):
+        network = model
+    else:
+        network, _, _ = _network(model, chosen)
+    executor = start_executor(chosen)
+    try:
+        return verify_certificate(record, arrays, select(network, record.selection), executor, memory=chosen.memory)
+    finally:
+        executor.close()
 
 
 def _configure(options: dict[str, Any], input_shape: Sequence[int] | None, config: str | Path | None) -> EstimateConfig:

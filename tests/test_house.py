@@ -57,6 +57,17 @@ def test_imports_point_one_way(path):
             assert module.split(".")[1] in ANYWHERE | {"__version__"}, f"{name(path)} imports {module}"
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "verify").rglob("*.py")), ids=name)
+def test_what_a_bound_rests_on_knows_no_solver(path):
+    """The verifier imports the graph's types and the errors; no planner, optimiser, executor, or importer of models."""
+    for module, _ in imports(path):
+        if module.startswith("lipray"):
+            assert module.startswith(("lipray.verify", "lipray.model.network")) or (
+                module in {"lipray.errors", "lipray.model"} or module.startswith("lipray.errors.")
+            ), f"{name(path)} imports {module}"
+        assert module.split(".")[0] not in {"ray", "cvxpy", "clarabel"}
+
+
 @pytest.mark.parametrize("path", [PACKAGE / "errors.py", PACKAGE / "config.py"], ids=name)
 def test_what_all_may_import_imports_no_stage(path):
     assert not [module for module, _ in imports(path) if stage(module)]

@@ -27,6 +27,9 @@ def result_table(result: ResultRecord, folder: Path | None = None) -> Renderable
     parts: list[RenderableType] = [_bracket(result)]
     parts.append(_blocks(result))
     parts.extend(_stages(block) for block in result.blocks if len(block.stages) > 1)
+    proofs = _proofs(result)
+    if proofs is not None:
+        parts.append(proofs)
     figures = _figures(result)
     if figures is not None:
         parts.append(figures)
@@ -160,6 +163,24 @@ def _blocks(result: ResultRecord) -> RenderableType:
             *(upper_text(others[name]) if name in others else "" for name in alternatives),
             f"{seconds_text(block.seconds)} {block.share:.0%}",
         )
+    return table
+
+
+def _proofs(result: ResultRecord) -> RenderableType | None:
+    """What the solver believed, what was proven from its multipliers, and what rounding costs."""
+    rows = [row for row in result.subproblems if row.bound is not None and (row.solver or row.excess is not None)]
+    if not rows:
+        return None
+    table = Table(title="Solver and proof", title_justify="left")
+    table.add_column("sub-problem", overflow="fold")
+    for name in ("solver's own", "verified", "of it rounding"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows[:_SHOWN_PROBLEMS]:
+        excess = "not measured" if row.excess is None else f"{row.excess:.1e}"
+        solver = "" if row.solver is None else f"{row.solver:.9g}"
+        table.add_row(Text(row.label), solver, upper_text(row.bound, 9), excess)
+    if len(rows) > _SHOWN_PROBLEMS:
+        table.add_row(f"… and {len(rows) - _SHOWN_PROBLEMS} more, in subproblems.csv", "", "", "")
     return table
 
 

@@ -65,7 +65,11 @@ class BlockRecord(Record):
 
 
 class SubproblemRecord(Record):
-    """One distinct sub-problem: its certificate in numbers. ``copies`` tiles of the block share it."""
+    """One distinct sub-problem: its certificate in numbers. ``copies`` tiles of the block share it.
+
+    ``bound`` is the verified one, ``solver`` the value that the optimiser believed (no bound), and ``excess`` how far
+    the bound is above what the same multipliers give without what covers rounding, relatively, where that was measured.
+    """
 
     block: str
     label: str
@@ -79,6 +83,8 @@ class SubproblemRecord(Record):
     memory: int
     seconds: float
     iterations: int
+    solver: Figure = None
+    excess: Figure = None
     advice: str = ""
     failure: str = ""
 

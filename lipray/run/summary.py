@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from lipray.certify.certificate import Certificate
 from lipray.model.network import Network
 from lipray.partition.cost import estimate_cost
 from lipray.run.driver import BUDGET_SPENT, RunOutcome
@@ -85,11 +86,19 @@ def _subproblems(outcome: RunOutcome) -> tuple[SubproblemRecord, ...]:
             memory=memory.get(key, cost.memory_bytes),
             seconds=outcome.task_seconds.get(key, 0.0),
             iterations=0 if certificate is None else certificate.iterations,
+            solver=None if certificate is None else certificate.figures.get("solver"),
+            excess=None if certificate is None else _excess(certificate),
             advice=_advice(fault) if certificate is None else certificate.status.advice,
             failure="" if fault is None else f"{fault.kind}: {fault.why}",
         )
         rows.append(row)
     return tuple(rows)
+
+
+def _excess(certificate: Certificate) -> float | None:
+    """How far rounding lifts the bound, relatively; both figures carry some 1e-16 of their own."""
+    plain = certificate.figures.get("unrounded")
+    return None if not plain else max(0.0, certificate.bound / plain - 1.0)
 
 
 def _advice(fault: Failure | None) -> str:
