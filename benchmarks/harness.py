@@ -30,7 +30,7 @@ from lipray.run.serial import machine_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("python", "lipray", "torch", "numpy", "scipy", "cvxpy", "clarabel", "ray")
-MEASURED = ("model", "partition", "certify", "compose", "run")
+MEASURED = ("model", "verify", "partition", "certify", "compose", "run")
 """Parts of lipray a measurement depends on."""
 PATIENCE = 300.0
 """Seconds after which a row is not repeated again."""

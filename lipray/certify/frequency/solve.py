@@ -161,12 +161,12 @@ class _Run:
         self.iterations += used
         self.status = status
         proven = certify_blend(setup, found, base, self.means)
-        if proven is None or proven.bound >= known.bound:
-            return known
-        if self.best is None or proven.bound < self.best[1].bound:
+        better = proven is not None and proven.bound < known.bound
+        if better and proven is not None:
+            self._take(setup, proven, "optimised")
+        if self.best is not None and self.best[0] is setup:
             self.figures["solver"] = self.solver
-        self._take(setup, proven, "optimised")
-        return proven
+        return proven if better and proven is not None else known
 
     def _optimise(self, setup: Setup, known: Proven, deadline: float | None) -> tuple[Multipliers, Status, int]:
         settings = self.settings
