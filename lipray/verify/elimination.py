@@ -15,9 +15,10 @@ constant choice T = λmax(Q) I is ECLipsE-Fast's closed form.
 Rounding. Scale rows and columns by powers of two (exact) so that diagonal entries lie in [1, 4]. Floating-point
 Cholesky of Ã gives L Lᵀ = Ã + Δ with |Δ_ij| <= γ_{m+1} |l_i||l_j| (Higham 2002, theorem 10.3; any order of
 elimination, m the terms of the longest inner product), where |l_i|² <= ã_ii / (1 - γ_{m+1}) and Δ_ij = 0 unless
-rows i and j share a column of L. So if Cholesky of Ã = A - diag(c) completes with c_i at least the i-th row sum
-of |Δ| (and of the bound on the assembly error of A), then A ⪰ 0 (the diagonal form of Rump 2006). The output
-block of A is Γ, chosen after the elimination as the computed C M⁻¹ Cᵀ plus its own c.
+rows i and j share a column of L: the i-th row sum of |Δ| is at most γ |l_i| Σ_j |l_j| over those rows. So if Cholesky
+of Ã = A - diag(c) completes with c_i at least that row sum (and that of the bound on the assembly error of A), then
+A ⪰ 0 (the diagonal form of Rump 2006). The output block of A is Γ, chosen after the elimination as the computed
+C M⁻¹ Cᵀ plus its own c.
 """
 
 from __future__ import annotations
@@ -136,15 +137,17 @@ def eliminate(blocks: Blocks, multipliers: Sequence[torch.Tensor], *, proof: boo
         if not usable or float(lam.min()) < 1e-290 or float(lam.max()) > 1e290:
             return None
     scales = [torch.ones(0, dtype=torch.float64), *(powers_of_two(lam) for lam in multipliers)]
-    lowering = _lowering(blocks, multipliers, scales) if proof else [0.0] * len(blocks.sizes)
-    if lowering[0] >= 0.5:
+    lowered, below = 0.0, [torch.zeros(size, dtype=torch.float64) for size in blocks.sizes]
+    if proof:
+        lowered, below = _lowering(blocks, multipliers, scales)
+    if lowered >= 0.5:
         return None
     rows: list[dict[int, torch.Tensor]] = [{}]
     for j, lam in enumerate(multipliers, start=1):
         sign = -lam / scales[j]
-        row = block_row(blocks, j, sign, multipliers, rows, scales, lowering[0])
-        S = self_product(blocks, j, sign, row, lowering[0]).neg_()
-        S.diagonal().add_(2.0 * lam / scales[j] ** 2 - lowering[j])
+        row = block_row(blocks, j, sign, multipliers, rows, scales, lowered)
+        S = self_product(blocks, j, sign, row, lowered).neg_()
+        S.diagonal().add_(2.0 * lam / scales[j] ** 2 - below[j])
         L, info = torch.linalg.cholesky_ex(S)
         if int(info) != 0:
             return None
@@ -152,17 +155,17 @@ def eliminate(blocks: Blocks, multipliers: Sequence[torch.Tensor], *, proof: boo
         rows.append(row)
     last = len(blocks.sizes) - 1
     ones = torch.ones(blocks.sizes[last], dtype=torch.float64)
-    row = block_row(blocks, last, ones, multipliers, rows, scales, lowering[0])
-    gram = self_product(blocks, last, ones, row, lowering[0])
+    row = block_row(blocks, last, ones, multipliers, rows, scales, lowered)
+    gram = self_product(blocks, last, ones, row, lowered)
     rows.append(row)
     if proof:
-        # The output's own scale d may be any number: the larger of its row's norm and, where C is inexact,
-        # the one its error was weighed with. Then a few ulps for this addition.
+        # The outputs' own scale d may be any number: the largest of their rows' norms and, where C is inexact,
+        # the one its error was weighed with. So |l_out| <= 1, and what was found is taken d² times.
         peak = float(gram.diagonal().max()) if gram.numel() else 0.0
         if blocks.errors[last]:
             magnitude = 1.0 / float(_output_scale(blocks, scales)[0])
             peak = max(peak, magnitude * magnitude)
-        gram.diagonal().add_(4.0 * lowering[last] * peak)
+        gram.diagonal().add_(below[last] * (peak * (1.0 + 1e-9)))
         if blocks.maps[last]:
             # Squares below the smallest double are lost; this is far above all they can amount to.
             gram.diagonal().add_(1e-300)
@@ -215,27 +218,37 @@ def self_product(
     return (total + total.T) / 2
 
 
-def _lowering(blocks: Blocks, multipliers: Sequence[torch.Tensor], scales: Sequence[torch.Tensor]) -> list[float]:
-    """Give c of the module's docstring, one number per block: row sums of |Δ| and of the assembly error."""
+def _lowering(
+    blocks: Blocks, multipliers: Sequence[torch.Tensor], scales: Sequence[torch.Tensor]
+) -> tuple[float, list[torch.Tensor]]:
+    """Give c of the module's docstring: of the input one number, of every other block one per row (and none in front).
+
+    Row sums of |Δ|, |l_i|² being at most the diagonal entry 2 λ / s² (one for the scaled outputs), and row and column
+    sums of the assembly error.
+    """
     count = len(blocks.sizes)
     filled = _fill(blocks)
-    below = [0.0] * count
+    sizes = [torch.zeros(0, dtype=torch.float64)]
+    sizes += [(2.0 * lam).sqrt() / scale * (1.0 + 1e-9) for lam, scale in zip(multipliers, scales[1:], strict=True)]
+    sizes.append(torch.ones(blocks.sizes[-1], dtype=torch.float64))
+    below = [torch.zeros(0, dtype=torch.float64)]
     for j in range(1, count):
-        touching = [k for k in range(1, count) if filled[j] & filled[k]]
-        neurons = sum(blocks.sizes[k] for k in touching)
+        total = sum(float(sizes[k].sum()) for k in range(1, count) if filled[j] & filled[k])
         terms = sum(blocks.sizes[k] for k in filled[j] if k > 0) + blocks.taps + 4
-        gamma = SAFETY * terms * UNIT / (1.0 - terms * UNIT)
-        below[j] = 4.0 * gamma * neurons
-    below[0] = 64.0 * UNIT * sum(blocks.sizes[j] for j in range(1, count) if 0 in filled[j])
+        gamma = SAFETY * terms * UNIT / (1.0 - SAFETY * terms * UNIT)
+        below.append(sizes[j] * (gamma * total * (1.0 + 1e-9)))
+    lowered = 64.0 * UNIT * sum(blocks.sizes[j] for j in range(1, count) if 0 in filled[j])
     for j in range(1, count):
         for k, error in blocks.errors[j].items():
             weight = multipliers[j - 1] / scales[j] if j < count - 1 else _output_scale(blocks, scales)
             part = weight[:, None] * error
             if k > 0:
                 part = part / scales[k]
-            below[j] += float(part.sum(dim=1).max()) * (1.0 + 1e-9)
-            below[k] += float(part.sum(dim=0).max()) * (1.0 + 1e-9)
-    return below
+                below[k] += part.sum(dim=0) * (1.0 + 1e-9)
+            else:
+                lowered += float(part.sum(dim=0).max()) * (1.0 + 1e-9)
+            below[j] += part.sum(dim=1) * (1.0 + 1e-9)
+    return lowered, below
 
 
 def _output_scale(blocks: Blocks, scales: Sequence[torch.Tensor]) -> torch.Tensor:

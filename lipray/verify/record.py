@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import stat
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,9 +27,14 @@ OVERHEAD = 512
 
 Index = Annotated[int, Field(ge=0, lt=2**31)]
 Size = Annotated[int, Field(ge=1, lt=2**31)]
+Shape = Annotated[tuple[Size, ...], Field(min_length=1, max_length=3)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Method = Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
+"""It is shown, and nothing depends on it; other characters could forge lines of the report."""
 Claim = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Span = tuple[Index, Index]
+Window = Annotated[tuple[Span, ...], Field(max_length=2)]
+Sides = Annotated[tuple[Size, ...], Field(min_length=1, max_length=2)]
 
 
 class _Part(BaseModel):
@@ -37,8 +44,8 @@ class _Part(BaseModel):
 class ModelPart(_Part):
     """The network that is bounded, its outputs already selected."""
 
-    input_shape: tuple[Size, ...]
-    output_shape: tuple[Size, ...]
+    input_shape: Shape
+    output_shape: Shape
     graph: Hash
     weights: Hash
 
@@ -64,11 +71,11 @@ class ProblemPart(_Part):
     """
 
     content: Hash
-    method: str
+    method: Method
     kind: Literal["product", "dense", "torus"]
     cut: Index | None = None
     window: bool = False
-    sides: tuple[tuple[Size, ...], ...] = ()
+    sides: tuple[Sides, ...] = ()
     layers: tuple[LayerPart, ...] = ()
     claim: Claim
 
@@ -79,7 +86,7 @@ class TilePart(_Part):
     ``restricted``: the sub-problem is the whole block's, which bounds every tile.
     """
 
-    window: tuple[Span, ...] = ()
+    window: Window = ()
     problem: Index
     restricted: bool = False
 
@@ -191,12 +198,13 @@ def unpack(name: str, packed: bytes, expected: Mapping[str, int]) -> dict[str, n
     """
     found: dict[str, np.ndarray] = {}
     try:
-        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        # Headers that numpy would repair, with a warning, are not those that it writes.
+        with warnings.catch_warnings(action="error"), zipfile.ZipFile(io.BytesIO(packed)) as archive:
             for member in archive.infolist():
                 key = member.filename.removesuffix(".npy")
                 found[key] = _member(archive, member, None if key in found else expected.get(key))
     except Exception as fault:  # noqa: BLE001 - whatever a damaged archive makes the standard library raise
-        raise CertificateError(name, f"is damaged ({type(fault).__name__}: {str(fault)[:200]})") from None
+        raise CertificateError(name, f"is damaged ({type(fault).__name__}: {_line(str(fault))})") from None
     missing = [key for key in expected if key not in found]
     if missing:
         raise CertificateError(name, f"lacks {missing[0]!r} and {len(missing) - 1} more arrays")
@@ -219,22 +227,31 @@ def _array(content: bytes, length: int) -> np.ndarray:
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=OVERHEAD)
     rest = content[stream.tell() :]
     if shape != (length,) or fortran or dtype != np.dtype("<f8") or len(rest) != 8 * length:
-        raise ValueError(f"an array of shape {shape} and type {dtype}, not ({length},) of float64")
+        order = ", column by column," if fortran else ""
+        raise ValueError(f"{len(rest)} bytes of an array of shape {shape}{order} of {dtype}, not ({length},) of float64")
     return np.frombuffer(rest, dtype="<f8").astype(np.float64)
 
 
 def _bytes(file: Path, most: int) -> bytes:
     try:
+        known = file.stat()
+        if not stat.S_ISREG(known.st_mode):
+            raise CertificateError(str(file), "is no plain file")
+        if known.st_size > most:
+            raise CertificateError(str(file), f"is larger than the {most} bytes it may have")
         with file.open("rb") as stream:
-            content = stream.read(most + 1)
+            return stream.read(known.st_size)
     except OSError as fault:
         raise CertificateError(str(file), f"cannot be read ({fault.strerror})") from None
-    if len(content) > most:
-        raise CertificateError(str(file), f"is larger than the {most} bytes it may have")
-    return content
 
 
 def _why(fault: ValidationError) -> str:
     first = fault.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
+    return _line(f"{where}: {first['msg']}" if where else str(first["msg"]))
+
+
+def _line(text: str) -> str:
+    """What a file made a library say, on one line and not longer than is read."""
+    plain = "".join(mark if mark.isprintable() else " " for mark in text[:1000])
+    return " ".join(plain.split())[:200]
