@@ -17,7 +17,7 @@ import pytest
 
 import lipray
 from lipray.config import EstimateConfig
-from lipray.errors import InfeasibleResourcesError, PlanError
+from lipray.errors import InfeasibleResourcesError, PlanError, VerificationError
 from lipray.model.network import Activation, Conv, Dense, Input, Network, Node, Reshape
 from lipray.run.driver import estimate_network
 from lipray.run.serial import SerialExecutor
@@ -200,6 +200,26 @@ def test_a_worker_that_dies_in_a_round_costs_one_bundle_of_it(executor, sabotage
     here = estimate_network(convolutions(), TORI, SerialExecutor(threads=1))
     assert outcome.bound.upper == pytest.approx(here.bound.upper, rel=1e-6)
     assert not outcome.failures
+
+
+@pytest.mark.parametrize("longest", [0.0, 1e9])
+def test_a_certificate_is_verified_on_the_workers(executor, monkeypatch, longest):
+    from lipray.run import verification
+    from lipray.run.session import certificate_files
+    from lipray.verify.record import decode, expected_arrays, unpack
+
+    monkeypatch.setattr(verification, "LONG_ROUND", longest)
+    network = convolutions()
+    outcome = estimate_network(network, TORI, SerialExecutor(threads=1))
+    first, second = certificate_files(network, TORI, outcome)
+    record = decode("certificate.json", first)
+    arrays = unpack("certificate.npz", second, expected_arrays(record))
+    verdict = verification.verify_certificate(record, arrays, network, executor, memory=2**30)
+    assert verdict.bound == pytest.approx(outcome.bound.upper, rel=1e-12)
+    assert verdict.executor == "ray"
+    arrays["0-0"][0] = float("nan")
+    with pytest.raises(VerificationError, match="number 0 is nan"):
+        verification.verify_certificate(record, arrays, network, executor, memory=2**30)
 
 
 def test_what_is_under_way_at_a_deadline_is_cancelled(executor, sabotage):
