@@ -144,12 +144,17 @@ def _per_input(builder: Builder, x: Signal, constant: torch.Tensor) -> torch.Ten
     return constant[0]
 
 
-def affine(builder: Builder, x: Signal, scale: torch.Tensor, shift: torch.Tensor) -> Signal:
-    """scale·x + shift with constants that broadcast against the signal, in the simplest operation that holds it."""
+def affine(builder: Builder, x: Signal, scale: torch.Tensor, shift: torch.Tensor, *, rounded: bool = False) -> Signal:
+    """scale·x + shift with constants that broadcast against the signal, in the simplest operation that holds it.
+
+    ``rounded``: the scale is a quotient. A ``ChannelAffine``'s numbers are known to be rounded, a sum's are exact.
+    """
     scale, shift = _per_input(builder, x, scale), _per_input(builder, x, shift)
     wanted = np.broadcast_shapes(x.shape, tuple(scale.shape), tuple(shift.shape))
     x = broadcast(builder, x, wanted)
-    if not shift.any() and (scale == scale.flatten()[0]).all():
+    uniform = bool((scale == scale.flatten()[0]).all())
+    exact = not rounded or abs(math.frexp(float(scale.flatten()[0]))[0]) == 0.5
+    if uniform and exact and not shift.any():
         factor = float(scale.flatten()[0])
         check_finite(f"{builder.layer}.scale", scale.flatten()[:1].numpy())
         return x if factor == 1 else builder.add(Sum((factor,)), [x], x.shape)
@@ -230,7 +235,7 @@ def _div(builder: Builder, _shape: Shape, a: Any, b: Any, *, rounding_mode: str 
         raise builder.refuse("rounding jumps, so it is not Lipschitz")
     divisor = _number(b)
     check_finite(f"{builder.layer}.divisor", (1 / divisor).numpy())
-    return affine(builder, a, 1 / divisor, torch.zeros((), dtype=torch.float64))
+    return affine(builder, a, 1 / divisor, torch.zeros((), dtype=torch.float64), rounded=True)
 
 
 def _scaled(builder: Builder, x: Signal, factor: float) -> Signal:

@@ -175,7 +175,7 @@ def eliminate(blocks: Blocks, multipliers: Sequence[torch.Tensor], *, proof: boo
 
 def powers_of_two(lam: torch.Tensor) -> torch.Tensor:
     """Scales s with λ / s² in [1/2, 2]; multiplying by them rounds nothing."""
-    return torch.exp2(torch.round(torch.log2(lam) / 2))
+    return torch.from_numpy(np.ldexp(1.0, np.rint(np.log2(lam.numpy()) / 2).astype(np.int64)))
 
 
 def block_row(

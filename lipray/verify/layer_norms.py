@@ -112,7 +112,8 @@ def torus_norm(weight: np.ndarray, op: net.Conv, source: net.Shape) -> float:
     for group in range(op.groups):
         part = weight[group * per_group : (group + 1) * per_group]
         absolute = lm.norm_bound(np.abs(part).reshape(*part.shape[:2], -1).sum(axis=2))
-        terms = math.prod(part.shape[2:]) + part.shape[1] * math.prod(op.stride) + 8
+        # The Gram matrix is the smaller of two: its inner dimension is the larger.
+        terms = math.prod(part.shape[2:]) + max(per_group, part.shape[1] * math.prod(op.stride)) + 8
         rounding = 16.0 * terms * lm.UNIT * absolute**2
         top = 0.0
         for gram in _frequency_grams(part, tuple(sides), op.stride, op.dilation):

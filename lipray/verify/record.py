@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from lipray.errors import CertificateError
 
@@ -22,6 +23,8 @@ NAME, ARRAYS = "certificate.json", "certificate.npz"
 
 LARGEST_RECORD = 2**26
 """Bytes of ``certificate.json`` that are read at most."""
+MOST_KEYS = 32
+"""Of one JSON object that are looked at; no part has as many."""
 OVERHEAD = 512
 """Bytes that a member of ``certificate.npz`` may take beside its numbers."""
 
@@ -53,8 +56,8 @@ class ModelPart(_Part):
 class SelectionPart(_Part):
     """Which outputs of the model are bounded: all, some rows, or differences of rows."""
 
-    rows: tuple[int, ...] | None = None
-    pairs: tuple[tuple[int, int], ...] | None = None
+    rows: Annotated[tuple[int, ...], Field(fail_fast=True)] | None = None
+    pairs: Annotated[tuple[tuple[int, int], ...], Field(fail_fast=True)] | None = None
 
 
 class LayerPart(_Part):
@@ -75,8 +78,8 @@ class ProblemPart(_Part):
     kind: Literal["product", "dense", "torus"]
     cut: Index | None = None
     window: bool = False
-    sides: tuple[Sides, ...] = ()
-    layers: tuple[LayerPart, ...] = ()
+    sides: tuple[Sides, ...] = Field((), fail_fast=True)
+    layers: tuple[LayerPart, ...] = Field((), fail_fast=True)
     claim: Claim
 
 
@@ -97,7 +100,7 @@ class BlockPart(_Part):
     first: Index
     last: Index
     composition: Literal["whole", "overlap", "sum"]
-    tiles: tuple[TilePart, ...] = Field(min_length=1)
+    tiles: tuple[TilePart, ...] = Field(min_length=1, fail_fast=True)
     claim: Claim
 
 
@@ -108,16 +111,11 @@ class CertificateRecord(_Part):
     lipray: str
     model: ModelPart
     selection: SelectionPart
-    problems: tuple[ProblemPart, ...]
-    blocks: tuple[BlockPart, ...] = Field(min_length=1)
+    problems: tuple[ProblemPart, ...] = Field(fail_fast=True)
+    blocks: tuple[BlockPart, ...] = Field(min_length=1, fail_fast=True)
     claim: Claim
     arrays: Hash
     digest: Hash
-
-
-class _Version(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
-    schema_version: int
 
 
 def array_name(problem: int, layer: int) -> str:
@@ -166,14 +164,17 @@ def decode(name: str, content: bytes) -> CertificateRecord:
         CertificateError: it is no certificate of this version, or its digest is not its content's.
     """
     try:
-        version = _Version.model_validate_json(content).schema_version
-    except ValidationError as fault:
-        raise CertificateError(name, f"is no certificate ({_why(fault)})") from None
+        values = _tuples(from_json(content))
+    except ValueError as fault:
+        raise CertificateError(name, f"is no certificate ({_line(str(fault))})") from None
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if type(version) is not int:
+        raise CertificateError(name, "is no certificate (it has no schema_version, a whole number)")
     if version != SCHEMA_VERSION:
         hint = "Verify it with the version of lipray that wrote it."
         raise CertificateError(name, f"has schema version {version}, and this reads {SCHEMA_VERSION}", hint=hint)
     try:
-        record = CertificateRecord.model_validate_json(content)
+        record = CertificateRecord.model_validate(values)
     except ValidationError as fault:
         raise CertificateError(name, f"is no certificate ({_why(fault)})") from None
     if digest_of(record.model_dump(mode="json")) != record.digest:
@@ -227,8 +228,8 @@ def _array(content: bytes, length: int) -> np.ndarray:
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=OVERHEAD)
     rest = content[stream.tell() :]
     if shape != (length,) or fortran or dtype != np.dtype("<f8") or len(rest) != 8 * length:
-        order = ", column by column," if fortran else ""
-        raise ValueError(f"{len(rest)} bytes of an array of shape {shape}{order} of {dtype}, not ({length},) of float64")
+        order = " in Fortran order" if fortran else ""
+        raise ValueError(f"{len(rest)} bytes for {dtype} of shape {shape}{order}, not float64 of shape ({length},)")
     return np.frombuffer(rest, dtype="<f8").astype(np.float64)
 
 
@@ -243,6 +244,19 @@ def _bytes(file: Path, most: int) -> bytes:
             return stream.read(known.st_size)
     except OSError as fault:
         raise CertificateError(str(file), f"cannot be read ({fault.strerror})") from None
+
+
+def _tuples(value: object) -> object:
+    """JSON values with arrays as tuples, which is what the strict record takes.
+
+    Parsing first, and so few keys, keep memory in proportion to the file: a model that reads JSON itself copies the
+    value that a fault is about for each of its faults, and every key too many is one.
+    """
+    if isinstance(value, dict):
+        if len(value) > MOST_KEYS:
+            raise ValueError(f"an object of {len(value)} keys")
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _why(fault: ValidationError) -> str:

@@ -248,7 +248,7 @@ def _apply(matrix: Matrix, error: Matrix | None, value: Expression) -> Expressio
         joined = None
         if parts:
             joined = parts[0] if len(parts) == 1 else sp.csr_array(parts[0] + parts[1])
-            joined = sp.csr_array(joined * (1.0 + 1e-12))
+            joined = sp.csr_array(joined * (1.0 + 1e-9))
             joined.eliminate_zeros()
         if product.nnz or (joined is not None and joined.nnz):
             result[source] = (product, joined)
@@ -272,7 +272,7 @@ def _scale(coefficient: float, value: Expression) -> Expression:
     result: Expression = {}
     for source, (matrix, error) in value.items():
         scaled = sp.csr_array(matrix * coefficient)
-        bound = None if error is None else sp.csr_array(error * (abs(coefficient) * (1.0 + 1e-12)))
+        bound = None if error is None else sp.csr_array(error * (abs(coefficient) * (1.0 + 1e-9)))
         if abs(coefficient) != 1.0:
             rounding = sp.csr_array(abs(scaled) * lm.UNIT)
             bound = rounding if bound is None else sp.csr_array(bound + rounding)
@@ -293,7 +293,7 @@ def _add(values: list[Expression]) -> Expression:
             bounds = [part for part in (old_error, error) if part is not None]
             if not (_integral(old) and _integral(matrix)):
                 bounds.append(sp.csr_array(abs(joined) * (1.01 * lm.UNIT)))
-            bound = sp.csr_array(sum(bounds[1:], bounds[0]) * (1.0 + 1e-12)) if bounds else None
+            bound = sp.csr_array(sum(bounds[1:], bounds[0]) * (1.0 + 1e-9)) if bounds else None
             total[source] = (joined, bound)
     return total
 

@@ -78,7 +78,7 @@ def largest_eigenvalues_bound(grams: torch.Tensor, known: float = 0.0) -> float:
     candidates = torch.topk(estimate, min(2, estimate.numel())).indices
     top = max([known, *(largest_eigenvalue_bound(grams[i]) for i in candidates)])
     if top == 0.0:
-        return float(grams.abs().sum(dim=-1).max())
+        return float(grams.abs().sum(dim=-1).max()) * (1.0 + 8.0 * (n + 4) * UNIT)
     rounding = 4.0 * (n + 2) * UNIT
     eye = torch.eye(n, dtype=grams.dtype, device=grams.device)
     left = torch.arange(grams.shape[0], device=grams.device)

@@ -156,6 +156,12 @@ def test_layer(case):
     assert kinds(check(module, shape)) == expected
 
 
+@pytest.mark.parametrize(("divisor", "expected"), [(3.0, [ChannelAffine]), (4.0, [Sum]), (-0.5, [Sum])])
+def test_a_quotient_is_known_to_be_rounded(divisor, expected):
+    """1/3 is not a number of float64; the sector form allows for that in a ``ChannelAffine`` and not in a sum."""
+    assert kinds(check(fn(lambda x: x / divisor), IMAGE)) == expected
+
+
 FORMS = {
     "F.relu": (fn(F.relu), IMAGE),
     "torch.relu": (fn(torch.relu), IMAGE),

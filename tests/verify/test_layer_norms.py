@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -151,6 +152,17 @@ def test_a_whole_batch_is_proven_however_many_chunks_it_takes(monkeypatch):
     known = torus_norm(weight, SAME, (2, 10, 10))
     monkeypatch.setattr(layer_norms, "CHUNK", 100)
     assert torus_norm(weight, SAME, (2, 10, 10)) == pytest.approx(known, rel=1e-12)
+
+
+@pytest.mark.parametrize("outputs", [64, 512, 4096])
+def test_many_outputs_of_few_inputs_round_by_the_number_of_outputs(outputs):
+    """One weight of 1 and the others 2⁻²⁷: summed one by one, every square after the first is lost."""
+    weight = np.full((outputs, 1, 1, 1), 2.0**-27)
+    weight[0] = 1.0
+    bound = torus_norm(weight, Conv("w", None, (1, 1), ((0, 0), (0, 0)), (1, 1)), (1, 50, 50))
+    square = 1 + (outputs - 1) * Fraction(1, 2**54)
+    assert Fraction(bound) ** 2 >= square
+    assert bound <= math.sqrt(square) * (1.0 + 1e-9)
 
 
 def test_a_frequency_the_estimate_overlooks_is_found_by_the_proof():

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lipray.verify.elimination import powers_of_two
 from lipray.verify.linear_maps import UNIT
 from lipray.verify.torus.levels import Expression, Level
 from lipray.verify.torus.rounding import lowering
@@ -370,7 +371,7 @@ def _wide(parts: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _scale(lam: torch.Tensor) -> torch.Tensor:
-    return torch.exp2(torch.round(torch.log2(lam) / 2))
+    return powers_of_two(lam.cpu()).to(lam)
 
 
 def _columns(symbol: Symbol, factors: torch.Tensor, count: int) -> torch.Tensor:

@@ -32,6 +32,7 @@ class Head:
     """Rows over a map's window: ``pool`` (m, positions) per channel, then ``weight`` (rows, channels * m).
 
     Either may be ``None``, the identity. ``node`` is the node whose value the rows are, ``window`` the map's extents.
+    ``composed`` counts the terms summed where pools that follow each other were multiplied.
     """
 
     node: int
@@ -39,6 +40,7 @@ class Head:
     window: tuple[int, ...]
     pool: torch.Tensor | None
     weight: torch.Tensor | None
+    composed: int = 0
 
     @property
     def places(self) -> int:
@@ -67,6 +69,7 @@ def find_head(network: net.Network, torus: Torus, *, window: bool) -> Head | Non
     # Where another branch reads one of these nodes too, the head must end before it.
     cuts = frozenset(cut_positions(network))
     pool: torch.Tensor | None = None
+    composed = 0
     found = Head(index, shape[0], extents, None, None)
     for follower in range(index + 1, len(network.nodes)):
         node, before = network.nodes[follower], network.nodes[follower - 1].shape
@@ -77,16 +80,17 @@ def find_head(network: net.Network, torus: Torus, *, window: bool) -> Head | Non
         if isinstance(op, net.AvgPool | net.AdaptiveAvgPool) and before[0] == shape[0]:
             one = (1, *before[1:]), (1, *node.shape[1:])
             matrix = on_device(lm.operation_matrix(op, network.weights, *one).toarray())
+            composed += 0 if pool is None else matrix.shape[1]
             pool = matrix if pool is None else matrix @ pool
         elif isinstance(op, net.Dense) and len(before) == 1:
             weight = on_device(network.weights[op.weight])
             if weight.shape[0] < shape[0] * places and follower in cuts:
-                return Head(follower, shape[0], extents, pool, weight)
+                return Head(follower, shape[0], extents, pool, weight, composed)
             break
         elif not isinstance(op, net.Reshape):
             break
         if follower in cuts:
-            found = Head(follower, shape[0], extents, pool, None)
+            found = Head(follower, shape[0], extents, pool, None, composed)
     return found
 
 
@@ -114,7 +118,7 @@ def read(
     shares = counts / math.prod(sides)
     g = waves(head, frequencies, sides)
     size = torch.linalg.matrix_norm(shape)
-    taps = math.prod(head.window) + head.places
+    taps = math.prod(head.window) + head.places + head.composed
     wave_error = 4.0 * (taps + 40) * UNIT
     if head.weight is None:
         A = (shape * shares[:, None, None]).reshape(shape.shape[0], -1)
