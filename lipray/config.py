@@ -113,7 +113,7 @@ class EstimateConfig(BaseModel):
     ``None`` means one on Ray and all cores in the serial executor. ``switch`` is the node after which the torus is
     left, or "none"; ``chain`` keeps blocks on tori together, ``None`` does so unless ``block_depth`` is given.
     ``partition_factor`` ``None`` lets the planner search, ``lower_starts`` ``None`` chooses from the cost of one
-    evaluation, 0 leaves the lower bound out.
+    evaluation, 0 leaves the lower bound out. ``store`` is a path or fsspec URL where solved sub-problems are kept.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -142,6 +142,7 @@ class EstimateConfig(BaseModel):
     seed: int = Field(default=0, ge=0)
     data: Path | None = None
     out: Path | None = None
+    store: Annotated[str, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _rows_or_pairs(self) -> EstimateConfig:
@@ -191,6 +192,8 @@ def read_config(path: Path) -> dict[str, Any]:
     for key in ("weights", "data", "out"):
         if isinstance(values.get(key), str):
             values[key] = path.parent / values[key]
+    if isinstance(values.get("store"), str) and "://" not in values["store"]:
+        values["store"] = str(path.parent / values["store"])
     _validate(values, lambda key, why: ConfigError(str(path), f"{key}: {why}" if key else why, hint=_known_keys()))
     return values
 

@@ -73,6 +73,9 @@ _RUN = (
     click.option("--data", type=_PATH, metavar="FILE.npy", help="Points (N, C, H, W) to start that search from."),
     click.option("--seed", type=int, metavar="N", help="Of the lower bound's random starts (default 0)."),
     click.option("--out", type=_PATH, metavar="DIR", help="Run folder, new or empty. Default: runs/<time>-<name>."),
+    click.option(
+        "--store", metavar="PLACE", help="Keep solved sub-problems here, and prove again what is there: a path or URL."
+    ),
     click.option("--quiet", "-q", is_flag=True, help="No progress on stderr."),
 )
 

@@ -232,6 +232,10 @@ def _remarks(result: ResultRecord) -> list[RenderableType]:
     solves = [row for row in result.subproblems if row.method not in ("product", *TORUS_METHODS)]
     if result.threads == 1 and len(solves) == 1 and solves[0].seconds > _LONG:
         lines.append(Text("note: one sub-problem on one thread; --threads gives it more, --executor serial all."))
+    stored = sum(row.stored for row in result.subproblems)
+    if stored:
+        lines.append(Text(f"{stored} sub-problem(s) were in the store, and were proven again instead of solved."))
+    lines.extend(Text(f"store: {fault}") for fault in result.store_faults[:_SHOWN_FAILURES])
     tiles = sum(len(block.fallbacks) for block in result.blocks)
     if tiles:
         lines.append(Text(f"{tiles} of the tiles have no certificate; their blocks' product bounds stand in."))

@@ -28,8 +28,10 @@ from lipray.run.events import (
 )
 from lipray.run.executor import Done, Executor, Failure, Outcome, Task
 from lipray.run.lower_bound import Ascent, Witness, best
+from lipray.run.recall import Memory, prove_again
 from lipray.run.rounds import coordinate
-from lipray.run.tasks import schedule
+from lipray.run.store import Store
+from lipray.run.tasks import Schedule, schedule
 
 BUDGET_SPENT = "BudgetSpent"
 """The kind of failure of what a budget left no time for."""
@@ -37,13 +39,18 @@ BUDGET_SPENT = "BudgetSpent"
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """A finished estimate: the bracket, the plan it came from, and every task that gave no value."""
+    """A finished estimate: the bracket, the plan it came from, and every task that gave no value.
+
+    ``stored`` are the keys of tasks whose answer a store had, ``store_faults`` what was wrong with the store.
+    """
 
     bound: Bound
     plan: Plan
     work: Worklist
     failures: tuple[Failure, ...]
     task_seconds: Mapping[str, float]
+    stored: frozenset[str] = frozenset()
+    store_faults: tuple[str, ...] = ()
 
 
 def make_plan(network: Network, config: EstimateConfig) -> Plan:
@@ -76,6 +83,7 @@ def estimate_network(
     executor: Executor,
     notify: Listener = ignore,
     clock: Clock | None = None,
+    store: Store | None = None,
 ) -> RunOutcome:
     """Bound the network's l2 Lipschitz constant from above and below.
 
@@ -90,6 +98,7 @@ def estimate_network(
         executor: where tasks run; the caller closes it.
         notify: called with every event, in this process.
         clock: of the budget, where it began to run before this call.
+        store: of solved tasks; what it holds is proven again instead of solved, what is solved is kept there.
 
     Returns:
         The bracket and what it was made from. Equal inputs give equal bounds on every executor, provided
@@ -109,17 +118,44 @@ def estimate_network(
     problems = sum(not isinstance(task.work, Ascent) for task in planned.everything)
     notify(PlanReady(plan, len(planned.everything), problems, executor.description))
     state = _Progress(plan, work, config.composition, planned.everything, notify)
-    for outcome in executor.run(planned.tasks):
+    memory = None if store is None else Memory(store, work, budgeted=clock.budget is not None)
+    spared = frozenset() if memory is None else _recall(memory, planned, executor, state)
+    for outcome in executor.run([task for task in planned.tasks if task.key not in spared]):
         state.add(outcome)
-    for number, (task, torus) in enumerate(planned.coordinated):
-        following = sum(item.seconds for item, _ in planned.coordinated[number:])
-        state.add(_coordinate(task, torus, executor, clock, task.seconds / following, state))
+        if memory is not None and isinstance(outcome, Done):
+            memory.keep(outcome)
+    coordinated = [(task, torus) for task, torus in planned.coordinated if task.key not in spared]
+    for number, (task, torus) in enumerate(coordinated):
+        following = sum(item.seconds for item, _ in coordinated[number:])
+        state.add(_coordinate(task, torus, executor, clock, task.seconds / following, state, memory))
     bound = state.finish(time.monotonic() - start)
-    return RunOutcome(bound, plan, work, tuple(state.failures), state.seconds)
+    faults = () if memory is None else (*memory.store.damaged, *memory.faults)
+    return RunOutcome(bound, plan, work, tuple(state.failures), state.seconds, spared, faults)
+
+
+def _recall(memory: Memory, planned: Schedule, executor: Executor, state: _Progress) -> frozenset[str]:
+    """Take in what a store holds, once it is proven again; the keys of the tasks that this spares."""
+    final, begun = memory.find(planned.everything)
+    spared = set()
+    for task, value in prove_again(planned, final | begun, executor):
+        if isinstance(value, Failure):
+            memory.reject(task)
+        elif task.key in final:
+            state.add(Done(task, value, 0.0), stored=True)
+            spared.add(task.key)
+        elif isinstance(value, Certificate):
+            state.improve(task, value, "stored")
+    return frozenset(spared)
 
 
 def _coordinate(
-    task: Task, torus: TorusWork, executor: Executor, clock: Clock, share: float, state: _Progress
+    task: Task,
+    torus: TorusWork,
+    executor: Executor,
+    clock: Clock,
+    share: float,
+    state: _Progress,
+    memory: Memory | None,
 ) -> Outcome:
     """One large problem on tori within its share of what is left of the budget."""
     assert isinstance(task.work, Subproblem)  # noqa: S101 (narrows the type)
@@ -131,16 +167,24 @@ def _coordinate(
             f"and {left:.0f} s of the budget were left; the product bound stands in its place"
         )
         return Failure(task, BUDGET_SPENT, why, 0)
+
+    def report(certificate: Certificate, way: str) -> None:
+        state.improve(task, certificate, way)
+        if memory is not None:
+            memory.keep_provisional(task, certificate)
+
     limit = torus_limit(torus, task.work.settings, width, left, share)
     outcome, lost = coordinate(
         task,
         torus,
         executor,
         time_limit=limit,
-        report=lambda certificate, way: state.improve(task, certificate, way),
+        report=report,
         heartbeat=lambda rounds, seconds: state.beat(task, rounds, seconds, limit),
     )
     state.failures.extend(lost)
+    if memory is not None and isinstance(outcome, Done):
+        memory.keep(outcome, whole=not lost)
     return outcome
 
 
@@ -161,7 +205,7 @@ class _Progress:
         self._upper: float | None = None
         self._quiet_until = 0.0
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: Outcome, *, stored: bool = False) -> None:
         """Take one outcome in and tell the listener what is known now."""
         task = outcome.task
         failure = None
@@ -184,6 +228,7 @@ class _Progress:
                 upper=self._upper,
                 lower=self._lower,
                 failure=failure,
+                stored=stored,
             )
         )
 

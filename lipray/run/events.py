@@ -24,7 +24,7 @@ class TaskDone:
 
     ``share`` is the part of the expected work that is done, by the estimates of the plan.
     ``upper`` is the valid bound at this moment, with product bounds in the place of what is missing;
-    ``None`` until every block has at least its product bound.
+    ``None`` until every block has at least its product bound. ``stored``: the answer came from a store, proven again.
     """
 
     label: str
@@ -35,6 +35,7 @@ class TaskDone:
     upper: float | None
     lower: float
     failure: str | None = None
+    stored: bool = False
 
 
 @dataclass(frozen=True, slots=True)

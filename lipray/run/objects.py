@@ -77,9 +77,13 @@ class _Object(_Part):
     arrays: str
 
 
-def object_key(work: Subproblem | Ascent) -> str:
-    """SHA-256 over what the answer depends on: kind of work, exact weights, settings, the algorithm's version."""
-    digest = hashlib.sha256(f"lipray object {ALGORITHM} {type(work).__name__}\n".encode())
+def object_key(work: Subproblem | Ascent, *, provisional: bool = False) -> str:
+    """SHA-256 over what the answer depends on: kind of work, exact weights, settings, the algorithm's version.
+
+    ``provisional``: the answer was cut short by more than the work says.
+    """
+    kind = f"{type(work).__name__}{' provisional' if provisional else ''}"
+    digest = hashlib.sha256(f"lipray object {ALGORITHM} {kind}\n".encode())
     if isinstance(work, Subproblem):
         digest.update(work.key().encode())
         return digest.hexdigest()

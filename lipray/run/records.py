@@ -69,6 +69,7 @@ class SubproblemRecord(Record):
 
     ``bound`` is the verified one, ``solver`` the value that the optimiser believed (no bound), and ``excess`` how far
     the bound is above what the same multipliers give without what covers rounding, relatively, where that was measured.
+    ``stored``: its multipliers came from a store, and were proven again.
     """
 
     block: str
@@ -85,6 +86,7 @@ class SubproblemRecord(Record):
     iterations: int
     solver: Figure = None
     excess: Figure = None
+    stored: bool = False
     advice: str = ""
     failure: str = ""
 
@@ -118,6 +120,7 @@ class ResultRecord(Record):
     figures: dict[str, Figure]
     subproblems: tuple[SubproblemRecord, ...]
     failures: tuple[FailureRecord, ...]
+    store_faults: tuple[str, ...] = ()
 
 
 class ProblemVerdict(Record):

@@ -17,6 +17,7 @@ from lipray.run.executor import Executor
 from lipray.run.folder import choose_folder, write_run
 from lipray.run.records import ResultRecord
 from lipray.run.start import start_executor
+from lipray.run.store import open_store
 from lipray.run.summary import describe_model, summarise
 from lipray.verify.record import encode
 
@@ -92,9 +93,10 @@ def run_estimate(
     chosen = select_outputs(network, config)
     model = describe_model(chosen, name, notes, file_hash)
     folder = choose_folder(config.out, name, model.hash, started) if write else None
+    store = None if config.store is None else open_store(config.store)
     place = executor or start_executor(config)
     try:
-        outcome = estimate_network(chosen, config, place, notify, clock)
+        outcome = estimate_network(chosen, config, place, notify, clock, store)
     finally:
         if executor is None:
             place.close()

@@ -132,13 +132,13 @@ class Store:
     files: Backend = field(repr=False)
     damaged: list[str] = field(default_factory=list)
 
-    def get(self, work: Subproblem | Ascent) -> Stored | None:
-        """The answer to a task, ``None`` where there is none or it is damaged.
+    def get(self, work: Subproblem | Ascent, *, provisional: bool = False) -> Stored | None:
+        """The answer to a task, ``None`` where there is none or it is damaged; a ``provisional`` one is kept apart.
 
         Raises:
             StoreError: the store cannot be read.
         """
-        key = object_key(work)
+        key = object_key(work, provisional=provisional)
         content = self._read(_record(key))
         if content is None:
             return None
@@ -151,19 +151,26 @@ class Store:
             self._quarantine(key, str(fault), arrays)
             return None
 
-    def put(self, work: Subproblem | Ascent, value: Stored) -> None:
+    def put(self, work: Subproblem | Ascent, value: Stored, *, provisional: bool = False) -> None:
         """Keep the answer to a task.
 
         Raises:
             StoreError: it cannot be written; what was there before is as it was.
         """
-        key = object_key(work)
+        key = object_key(work, provisional=provisional)
         content, digest, packed = encode(key, value)
         try:
             self.files.write(_arrays(digest), packed)
             self.files.write(_record(key), content)
         except Exception as fault:  # noqa: BLE001 - file systems raise what they like
             raise StoreError(self.place, f"cannot be written ({_reason(fault)})") from None
+
+    def reject(self, work: Subproblem | Ascent, why: str) -> None:
+        """Quarantine what is kept of a task, whether provisional or not."""
+        for provisional in (False, True):
+            key = object_key(work, provisional=provisional)
+            if self._read(_record(key)) is not None:
+                self._quarantine(key, why, "")
 
     def _read(self, name: str) -> bytes | None:
         try:

@@ -59,6 +59,7 @@ def summarise(
             FailureRecord(label=item.task.label, kind=item.kind, why=item.why, attempts=item.attempts)
             for item in outcome.failures
         ),
+        store_faults=outcome.store_faults,
     )
 
 
@@ -86,6 +87,7 @@ def _subproblems(outcome: RunOutcome) -> tuple[SubproblemRecord, ...]:
             memory=memory.get(key, cost.memory_bytes),
             seconds=outcome.task_seconds.get(key, 0.0),
             iterations=0 if certificate is None else certificate.iterations,
+            stored=key in outcome.stored,
             solver=None if certificate is None else certificate.figures.get("solver"),
             excess=None if certificate is None else _excess(certificate),
             advice=_advice(fault) if certificate is None else certificate.status.advice,

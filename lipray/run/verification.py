@@ -140,12 +140,17 @@ def _spread(problems: Sequence[Problem], executor: Executor, memory: int, notify
             raise _fault(outcome)
         take(int(outcome.task.key), _figure(outcome))
     for number, task, torus in long:
-        take(number, _in_rounds(problems[number], task, torus, executor, memory))
+        take(number, in_rounds(problems[number], task, torus, executor, memory))
     return [bounds[number] for number in range(len(problems))]
 
 
-def _in_rounds(problem: Problem, task: Task, torus: TorusWork, executor: Executor, memory: int) -> Figure:
-    """A large proof on tori: its bundles of frequencies are the executor's tasks."""
+def in_rounds(problem: Problem, task: Task, torus: TorusWork, executor: Executor, memory: int) -> Figure:
+    """A large proof on tori: its bundles of frequencies are the executor's tasks.
+
+    Raises:
+        VerificationError: it does not hold.
+        ClusterError: bundles were lost.
+    """
     from lipray.verify.prove import prove
     from lipray.verify.torus.proof import LostBundleError, Means
 
