@@ -258,7 +258,9 @@ def _output_scale(blocks: Blocks, scales: Sequence[torch.Tensor]) -> torch.Tenso
     for k, matrix in blocks.maps[last].items():
         part = matrix if k == 0 else matrix / scales[k]
         peak = max(peak, float((part**2).sum(dim=1).max()) ** 0.5)
-    return torch.full((blocks.sizes[last],), 1.0 / peak if peak > 0.0 else 1.0, dtype=torch.float64)
+    # Where it overflows any positive number is as good: nothing finite comes of it.
+    usable = 0.0 < peak < math.inf
+    return torch.full((blocks.sizes[last],), 1.0 / peak if usable else 1.0, dtype=torch.float64)
 
 
 def _fill(blocks: Blocks) -> list[set[int]]:

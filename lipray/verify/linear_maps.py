@@ -20,6 +20,9 @@ from lipray.model import network as net
 UNIT = 2.0**-53
 """Unit roundoff of float64."""
 
+TINY, LOST = 1e-280, 1e-318
+"""Products below ``TINY`` may lose bits, or all of themselves, to underflow: less than ``LOST`` each."""
+
 
 def operation_matrix(
     op: net.Op, weights: Mapping[str, np.ndarray], source: net.Shape, target: net.Shape

@@ -245,14 +245,26 @@ def _apply(matrix: Matrix, error: Matrix | None, value: Expression) -> Expressio
             total = total if error is None else total + error
             magnitude = abs(factor) if factor_error is None else abs(factor) + factor_error
             parts.append(_product(sp.csr_array(total), sp.csr_array(magnitude)))
+        if not left_exact and _smallest(matrix) * _smallest(factor) < lm.TINY:
+            parts.append(sp.csr_array(_product(_pattern(matrix), _pattern(factor)) * lm.LOST))
         joined = None
         if parts:
-            joined = parts[0] if len(parts) == 1 else sp.csr_array(parts[0] + parts[1])
+            joined = sp.csr_array(sum(parts[1:], parts[0]))
             joined = sp.csr_array(joined * (1.0 + 1e-9))
             joined.eliminate_zeros()
         if product.nnz or (joined is not None and joined.nnz):
             result[source] = (product, joined)
     return result
+
+
+def _smallest(matrix: Matrix) -> float:
+    """The least modulus of a stored number; infinity where there is none, and nothing can be lost."""
+    moduli = np.abs(matrix.data[matrix.data != 0.0])
+    return float(moduli.min()) if moduli.size else math.inf
+
+
+def _pattern(matrix: Matrix) -> Matrix:
+    return sp.csr_array((matrix != 0).astype(np.float64))
 
 
 def _product(a: Matrix, b: Matrix) -> Matrix:

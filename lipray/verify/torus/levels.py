@@ -144,7 +144,9 @@ class _Lowering:
                 sizes.append(crossings[0].channels)
                 continue
             for crossing in crossings:
-                outputs.append(arrived[crossing] if crossing in arrived else self._leave(crossing.node))
+                # What a later level reads passes through; the cut's own map may have arrived only filtered.
+                passing = crossing in arrived and self.torus.level[crossing.node] != self.index
+                outputs.append(arrived[crossing] if passing else self._leave(crossing.node))
                 waves.append(None)
                 sizes.append(crossing.channels)
         return Level(parts, tuple(self.layers), tuple(outputs), tuple(sizes), tuple(waves), self.count)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from lipray.model.network import Conv
-from lipray.verify.linear_maps import UNIT
+from lipray.verify.linear_maps import LOST, TINY, UNIT
 
 Frequencies = tuple[torch.Tensor, ...]
 """Per axis the index k of each frequency 2πk/N, (F,) int64."""
@@ -131,22 +131,27 @@ def compose(outer: Symbol, inner: Symbol) -> Symbol:
     if outer.diagonal and inner.diagonal:
         values = outer.values * inner.values
         magnitude, terms = outer.magnitude * inner.magnitude, 1
-        parts = _products(outer, inner, lambda a, b: a * b)
+        times: Times = torch.mul
     elif outer.diagonal:
         values = outer.values[:, :, None] * inner.values
         magnitude, terms = outer.magnitude[:, None] * inner.magnitude, 1
-        parts = _products(outer, inner, lambda a, b: a[:, None] * b)
+        times = _by_rows
     elif inner.diagonal:
         values = outer.values * inner.values[:, None, :]
         magnitude, terms = outer.magnitude * inner.magnitude, 1
-        parts = _products(outer, inner, lambda a, b: a * b)
+        times = torch.mul
     else:
         values = outer.values @ inner.values
         magnitude, terms = outer.magnitude @ inner.magnitude, outer.magnitude.shape[1]
-        parts = _products(outer, inner, lambda a, b: a @ b)
+        times = torch.matmul
+    parts = _products(outer, inner, times)
     magnitude = magnitude * (1.0 + 2.0 * (terms + 2) * UNIT)
     if not (_trivial(outer) or _trivial(inner)):
         parts.append(magnitude * (8.0 * (terms + 2) * UNIT))
+        if bool((magnitude < TINY).any()):
+            lost = times((outer.magnitude > 0.0).double(), (inner.magnitude > 0.0).double()) * LOST
+            parts.append(lost)
+            magnitude = magnitude + lost
     return Symbol(values, magnitude, _total(parts))
 
 
@@ -199,9 +204,14 @@ def _opened(symbol: Symbol, count: int) -> Symbol:
     return Symbol(symbol.dense(count), torch.diag(symbol.magnitude), error)
 
 
-def _products(
-    outer: Symbol, inner: Symbol, times: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-) -> list[torch.Tensor]:
+Times = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _by_rows(factors: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    return factors[:, None] * matrix
+
+
+def _products(outer: Symbol, inner: Symbol, times: Times) -> list[torch.Tensor]:
     parts = []
     if outer.error is not None:
         parts.append(times(outer.error, inner.magnitude if inner.error is None else inner.magnitude + inner.error))
