@@ -245,7 +245,7 @@ def _apply(matrix: Matrix, error: Matrix | None, value: Expression) -> Expressio
             total = total if error is None else total + error
             magnitude = abs(factor) if factor_error is None else abs(factor) + factor_error
             parts.append(_product(sp.csr_array(total), sp.csr_array(magnitude)))
-        if not left_exact and _smallest(matrix) * _smallest(factor) < lm.TINY:
+        if not (left_exact or right_exact) and _smallest(matrix) * _smallest(factor) < lm.TINY:
             parts.append(sp.csr_array(_product(_pattern(matrix), _pattern(factor)) * lm.LOST))
         joined = None
         if parts:

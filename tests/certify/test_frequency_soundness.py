@@ -9,8 +9,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from mpmath import mp, mpf
 
+from lipray.certify.solve import solve
 from lipray.errors import PlanError
 from lipray.model.network import AvgPool, Concat, Reshape
+from lipray.partition.subproblem import Settings, Subproblem
 from lipray.verify.spectral import largest_eigenvalues_bound
 from lipray.verify.torus.elimination import eliminate_level
 from lipray.verify.torus.groups import frequencies_of
@@ -472,3 +474,16 @@ def test_a_network_without_one_torus_is_refused_by_the_layout_alone():
     maps.dense(2)
     with pytest.raises(PlanError):
         lay_out(maps.network())
+
+
+def test_a_constant_network_on_several_tori_is_no_error():
+    """Its objective is zero, whose logarithm nobody may take; rounding alone makes the bound a positive number."""
+    maps = Maps(1, 6, seed=1)
+    maps.conv(np.ones((1, 1, 3)), padding=1)
+    maps.act()
+    maps.conv(np.zeros((1, 1, 3)), padding=1, stride=2)
+    maps.act()
+    maps.conv(np.ones((1, 1, 3)), padding=1, stride=2)
+    certificate = solve(Subproblem("constant", maps.network(), "frequency", Settings(iterations=5)))
+    assert certificate.method == "frequency"
+    assert 0.0 <= certificate.bound < 1.0

@@ -98,6 +98,8 @@ def measure(working: Working, theta: torch.Tensor, power: float, means: Means, r
         if results is None:
             return None
         total = sum(result.total for result in results)
+        if not total > 0.0:
+            return None  # a constant map: there is nothing to improve
         slopes = _gradient(results)
         value = math.log(reference) + math.log(total) / power
         return Point(value, max(result.top for result in results), slopes * torch.exp(theta) / (power * total))
