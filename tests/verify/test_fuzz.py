@@ -133,7 +133,7 @@ def places(values, path=""):
         yield from places(value, f"{path}{key}.")
 
 
-@quick(max_examples=150)
+@quick(max_examples=80)
 @given(plain_json)
 def test_json_of_any_structure(value):
     assert outcome_of_json(json.dumps(value).encode()) is None
