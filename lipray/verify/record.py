@@ -21,7 +21,7 @@ from lipray.errors import CertificateError
 SCHEMA_VERSION = 1
 NAME, ARRAYS = "certificate.json", "certificate.npz"
 
-LARGEST_RECORD = 2**26
+LARGEST_RECORD = 2**24
 """Bytes of ``certificate.json`` that are read at most."""
 MOST_KEYS = 32
 """Of one JSON object that are looked at; no part has as many."""
