@@ -247,7 +247,7 @@ def test_files_too_large_are_not_read(folder, monkeypatch):
     os.truncate(folder / NAME, 10**8)
     with monkeypatch.context() as patched:
         unread(patched, NAME)
-        refused(folder, [f"larger than the {2**26} bytes"])
+        refused(folder, [f"larger than the {2**24} bytes"])
     put(folder, first, second)
     monkeypatch.setattr(record_file, "LARGEST_RECORD", len(first))
     assert read(folder)
