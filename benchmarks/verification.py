@@ -34,8 +34,9 @@ sys.path.append(str(ROOT))
 from tests import published as reader  # the reader of the tests, which are no package of lipray
 
 EXAMPLES = ROOT / "examples"
-SMALL, LARGE = 1e-9, 1e-6
-"""Excess of rounding that is allowed, relatively: on the small networks, and on ResNet-18 at 224 x 224."""
+SMALL, DENSE, LARGE = 1e-9, 1e-7, 1e-6
+"""Excess of rounding that is allowed, relatively: on the small networks, where one dense matrix has thousands of rows
+(the a-priori bound of Cholesky grows with the square of its order), and on ResNets."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,13 @@ def example(model: str, shape: tuple[int, ...], weights: str | None = None) -> C
     return lambda: load_network(model, shape, weights=path).network
 
 
-def published(name: str, method: str = "auto") -> Case:
+def published(name: str, method: str = "auto", allowed: float = SMALL) -> Case:
     """One of the published networks, the output row that is bounded there."""
-    return Case(lambda: reader.published(name, reader.catalogue()[name].get("output_row")), method, published=name)
+
+    def load() -> Network:
+        return reader.published(name, reader.catalogue()[name].get("output_row"))
+
+    return Case(load, method, allowed=allowed, published=name)
 
 
 DIGITS = "examples/digits_cnn.py:digits_cnn"
@@ -74,8 +79,8 @@ CASES = {
     "FC-R18": published("FC-R18"),
     "chain_C5_CH8 frequency": published("chain_C5_CH8", "frequency"),
     "chain_C9_CH8 frequency": published("chain_C9_CH8", "frequency"),
-    "chain_C5_CH8 hybrid": published("chain_C5_CH8", "hybrid"),
-    "2C2F_wd": published("2C2F_wd"),
+    "chain_C5_CH8 hybrid": published("chain_C5_CH8", "hybrid", DENSE),
+    "2C2F_wd": published("2C2F_wd", allowed=DENSE),
     "resnet18 32 trained": Case(
         example("resnet18-cifar", (3, 32, 32), "resnet18_digits32.safetensors"), "frequency", 0, LARGE
     ),
