@@ -18,7 +18,8 @@ from lipray.partition.subproblem import Settings, Subproblem
 from lipray.run import objects
 from lipray.run.lower_bound import Ascent, ascend
 from lipray.run.objects import object_key
-from lipray.run.store import STALE, open_store
+from lipray.run.files import STALE
+from lipray.run.store import open_store
 from tests.maps import Maps
 
 
