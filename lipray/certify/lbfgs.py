@@ -43,6 +43,26 @@ Measure = Callable[[torch.Tensor, float], Point | None]
 """From log λ and the power p to a ``Point``; ``None`` where infeasible."""
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """A descent before one of its iterations: from here it goes on as if it had never stopped.
+
+    ``left`` iterations are left to the stage, ``used`` were used in all; ``steps`` and ``changes`` are those that the
+    quasi-Newton direction remembers, ``history`` the stage's values.
+    """
+
+    stage: int
+    left: int
+    used: int
+    theta: torch.Tensor
+    point: Point
+    steps: tuple[torch.Tensor, ...]
+    changes: tuple[torch.Tensor, ...]
+    history: tuple[float, ...]
+    best_theta: torch.Tensor
+    best_value: float
+
+
 class _Watch:
     """The time left to a stage, in measures as long as the longest so far."""
 
@@ -74,27 +94,48 @@ def minimise(
     tolerance: float,
     deadline: float | None = None,
     improved: Callable[[torch.Tensor, float], None] | None = None,
+    begun: State | None = None,
+    keep: Callable[[State], None] | None = None,
 ) -> Descent:
-    """Minimise from a feasible ``theta``; ``improved`` is told every better point."""
-    best_theta, best_value = theta, math.inf
-    used, stalled = 0, True
+    """Minimise from a feasible ``theta``.
+
+    Args:
+        measure: the value and its gradient.
+        theta: where to begin.
+        iterations: at most this many, over all stages.
+        tolerance: relative improvement per iteration below which a stage ends.
+        deadline: ``time.monotonic()`` at which to stop.
+        improved: told every better point.
+        begun: go on from here instead of beginning at ``theta``.
+        keep: told the state before every iteration.
+    """
+    best_theta, best_value = (theta, math.inf) if begun is None else (begun.best_theta, begun.best_value)
+    used, stalled = (0 if begun is None else begun.used), True
     watch = _Watch(deadline)
     for stage, power in enumerate(POWERS):
+        if begun is not None and stage < begun.stage:
+            continue
         watch.begin(stage)
         if not watch.time_for_one_more():
             continue
-        current = watch.timed(measure, theta, power)
-        if current is None:
-            break
-        if current.top < best_value:
-            best_theta, best_value = theta, current.top
-        steps: list[torch.Tensor] = []
-        changes: list[torch.Tensor] = []
-        history = [current.value]
-        share = (iterations - used) // (len(POWERS) - stage)
-        for _ in range(share):
+        if begun is not None and stage == begun.stage:
+            theta, current, left = begun.theta, begun.point, begun.left
+            steps, changes, history = list(begun.steps), list(begun.changes), list(begun.history)
+        else:
+            measured = watch.timed(measure, theta, power)
+            if measured is None:
+                break
+            current = measured
+            if current.top < best_value:
+                best_theta, best_value = theta, current.top
+            steps, changes, history = [], [], [current.value]
+            left = (iterations - used) // (len(POWERS) - stage)
+        for turn in range(left):
             if not watch.time_for_one_more():
                 break
+            if keep is not None:
+                known = tuple(steps), tuple(changes), tuple(history)
+                keep(State(stage, left - turn, used, theta, current, *known, best_theta, best_value))
             used += 1
             direction = _two_loop(current.gradient, steps, changes)
             slope = float(direction @ current.gradient)
@@ -121,7 +162,7 @@ def minimise(
                 best_theta, best_value = theta, current.top
                 if improved is not None:
                     improved(theta, current.top)
-            history.append(current.value)
+            history = [*history, current.value][-7:]
             if len(history) > 6 and history[-7] - history[-1] < 6.0 * tolerance:
                 stalled = False
                 break

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lipray.certify.certificate import Certificate, Status
 from lipray.compose.bound import Bound
-from lipray.compose.compose import compose
 from lipray.config import EstimateConfig
-from lipray.errors import SolveError
 from lipray.model.network import Network
 from lipray.partition.plan import Plan, TorusWork
 from lipray.partition.planner import plan_network
 from lipray.partition.subproblem import Settings, Subproblem
 from lipray.partition.worklist import Worklist, worklist
+from lipray.run.bracket import Bracket
 from lipray.run.budget import Clock, affordable, torus_limit
-from lipray.run.events import (
-    Listener,
-    LowerBoundImproved,
-    PlanReady,
-    RoundDone,
-    TaskDone,
-    UpperBoundImproved,
-    ignore,
-)
-from lipray.run.executor import Done, Executor, Failure, Outcome, Task
-from lipray.run.lower_bound import Ascent, Witness, best
-from lipray.run.recall import Memory, prove_again
+from lipray.run.events import Listener, PlanReady, ignore
+from lipray.run.executor import OUT_OF_TIME, Done, Executor, Failure, Outcome, Task
+from lipray.run.lower_bound import Ascent
+from lipray.run.recall import Memory, prove_again, prove_in_rounds
 from lipray.run.rounds import coordinate
+from lipray.run.stop import Stopped
 from lipray.run.store import Store
 from lipray.run.tasks import Schedule, schedule
 
@@ -42,6 +34,7 @@ class RunOutcome:
     """A finished estimate: the bracket, the plan it came from, and every task that gave no value.
 
     ``stored`` are the keys of tasks whose answer a store had, ``store_faults`` what was wrong with the store.
+    ``stopped`` names the signal that ended the run before its work was done.
     """
 
     bound: Bound
@@ -51,6 +44,15 @@ class RunOutcome:
     task_seconds: Mapping[str, float]
     stored: frozenset[str] = frozenset()
     store_faults: tuple[str, ...] = ()
+    stopped: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every sub-problem has a bound of its own, or none because of the budget that was given."""
+        spent = {failure.task.key for failure in self.failures if failure.kind in (BUDGET_SPENT, OUT_OF_TIME)}
+        known = self.bound.certificate
+        solved = {key for key in self.work.by_key if key in known and known[key].status is not Status.FALLBACK}
+        return self.stopped is None and not set(self.work.by_key) - solved - spent
 
 
 def make_plan(network: Network, config: EstimateConfig) -> Plan:
@@ -90,7 +92,8 @@ def estimate_network(
     Every block's product bound is computed first; from then on there is a valid upper bound, which each
     finished sub-problem can only lower. What fails is replaced by its block's product bound and listed. Large problems
     on tori come last and one after the other, because all workers share the rounds of each. A budget
-    limits the time of every part by estimate, and what its end cuts short has the best bound so far.
+    limits the time of every part by estimate, and what its end cuts short has the best bound so far. Told to stop
+    (``Stopped``) the run ends with the bound it has then.
 
     Args:
         network: the whole network, its output rows already selected.
@@ -117,9 +120,31 @@ def estimate_network(
     executor.check(planned.everything)
     problems = sum(not isinstance(task.work, Ascent) for task in planned.everything)
     notify(PlanReady(plan, len(planned.everything), problems, executor.description))
-    state = _Progress(plan, work, config.composition, planned.everything, notify)
+    state = Bracket(plan, work, config.composition, planned.everything, notify)
     memory = None if store is None else Memory(store, work, budgeted=clock.budget is not None)
-    spared = frozenset() if memory is None else _recall(memory, planned, executor, state)
+    spared: frozenset[str] = frozenset()
+    stopped = None
+    try:
+        spared = frozenset() if memory is None else _recall(memory, planned, executor, state)
+        _work(planned, spared, executor, clock, state, memory)
+    except Stopped as told:
+        if not state.valid:
+            raise
+        stopped = told.name
+    bound = state.finish(time.monotonic() - start)
+    faults = () if memory is None else (*memory.store.damaged, *memory.faults)
+    return RunOutcome(bound, plan, work, tuple(state.failures), state.seconds, spared, faults, stopped)
+
+
+def _work(
+    planned: Schedule,
+    spared: frozenset[str],
+    executor: Executor,
+    clock: Clock,
+    state: Bracket,
+    memory: Memory | None,
+) -> None:
+    """Do all that is not spared: tasks of their own first, then what the workers share."""
     for outcome in executor.run([task for task in planned.tasks if task.key not in spared]):
         state.add(outcome)
         if memory is not None and isinstance(outcome, Done):
@@ -128,12 +153,9 @@ def estimate_network(
     for number, (task, torus) in enumerate(coordinated):
         following = sum(item.seconds for item, _ in coordinated[number:])
         state.add(_coordinate(task, torus, executor, clock, task.seconds / following, state, memory))
-    bound = state.finish(time.monotonic() - start)
-    faults = () if memory is None else (*memory.store.damaged, *memory.faults)
-    return RunOutcome(bound, plan, work, tuple(state.failures), state.seconds, spared, faults)
 
 
-def _recall(memory: Memory, planned: Schedule, executor: Executor, state: _Progress) -> frozenset[str]:
+def _recall(memory: Memory, planned: Schedule, executor: Executor, state: Bracket) -> frozenset[str]:
     """Take in what a store holds, once it is proven again; the keys of the tasks that this spares."""
     final, begun = memory.find(planned.everything)
     spared = set()
@@ -154,7 +176,7 @@ def _coordinate(
     executor: Executor,
     clock: Clock,
     share: float,
-    state: _Progress,
+    state: Bracket,
     memory: Memory | None,
 ) -> Outcome:
     """One large problem on tori within its share of what is left of the budget."""
@@ -174,6 +196,7 @@ def _coordinate(
             memory.keep_provisional(task, certificate)
 
     limit = torus_limit(torus, task.work.settings, width, left, share)
+    journal = None if memory is None else memory.journal(task)
     outcome, lost = coordinate(
         task,
         torus,
@@ -181,118 +204,10 @@ def _coordinate(
         time_limit=limit,
         report=report,
         heartbeat=lambda rounds, seconds: state.beat(task, rounds, seconds, limit),
+        journal=journal,
+        again=lambda certificate: prove_in_rounds(task, torus, executor, certificate),
     )
     state.failures.extend(lost)
     if memory is not None and isinstance(outcome, Done):
-        memory.keep(outcome, whole=not lost)
+        memory.keep(outcome, whole=not lost, journal=journal)
     return outcome
-
-
-class _Progress:
-    """What has come back so far, and the bracket it implies."""
-
-    def __init__(self, plan: Plan, work: Worklist, composition: str, tasks: tuple[Task, ...], notify: Listener) -> None:
-        self.failures: list[Failure] = []
-        self.seconds: dict[str, float] = {}
-        self._plan, self._work, self._composition = plan, work, composition
-        self._tasks, self._notify = len(tasks), notify
-        self._expected = sum(task.seconds for task in tasks)
-        self._spent = 0.0
-        self._certificates: dict[str, Certificate] = {}
-        self._witnesses: dict[str, Witness] = {}
-        self._running: dict[str, Certificate] = {}
-        self._lower = 0.0
-        self._upper: float | None = None
-        self._quiet_until = 0.0
-
-    def add(self, outcome: Outcome, *, stored: bool = False) -> None:
-        """Take one outcome in and tell the listener what is known now."""
-        task = outcome.task
-        failure = None
-        if isinstance(outcome, Failure):
-            self.failures.append(outcome)
-            failure = f"{outcome.kind}: {outcome.why}"
-            self.seconds[task.key] = 0.0
-        else:
-            self._take(outcome)
-        done = len(self.seconds)
-        self._spent += task.seconds
-        self._refresh(force=done == self._tasks)
-        self._notify(
-            TaskDone(
-                label=task.label,
-                seconds=self.seconds[task.key],
-                done=done,
-                tasks=self._tasks,
-                share=1.0 if done == self._tasks else self._spent / self._expected,
-                upper=self._upper,
-                lower=self._lower,
-                failure=failure,
-                stored=stored,
-            )
-        )
-
-    def improve(self, task: Task, certificate: Certificate, way: str) -> None:
-        """Take in a better certificate of a problem that is still worked on."""
-        known = self._running.get(task.key)
-        if known is None or certificate.bound < known.bound:
-            # Its key is that of a problem with the time limit that the budget set.
-            self._running[task.key] = replace(certificate, key=task.key, status=Status.STALLED)
-        self._refresh(force=True)
-        self._notify(UpperBoundImproved(task.label, way, self._upper, self._lower))
-
-    def beat(self, task: Task, rounds: int, seconds: float, limit: float | None) -> None:
-        """Tell the listener that a coordinated problem goes on."""
-        part = min(1.0, seconds / (limit or max(task.seconds, seconds, 1.0)))
-        share = min(1.0, (self._spent + part * task.seconds) / self._expected)
-        self._notify(RoundDone(task.label, rounds, seconds, limit, share, self._upper, self._lower))
-
-    def _take(self, outcome: Done) -> None:
-        task, value = outcome.task, outcome.value
-        self.seconds[task.key] = outcome.seconds
-        self._running.pop(task.key, None)
-        if isinstance(value, Witness):
-            self._witnesses[task.key] = value
-            if value.quotient > self._lower:
-                self._lower = value.quotient
-                self._notify(LowerBoundImproved(value.quotient, task.label))
-        elif isinstance(value, Certificate):
-            # Where a budget set the time limit, the plan's key is the problem's, not that of its limit.
-            value = replace(value, key=task.key)
-            self._certificates[task.key] = value
-            if value.status is Status.FALLBACK:
-                self.failures.append(Failure(task, Status.FALLBACK.name, value.status.advice))
-
-    def _refresh(self, *, force: bool) -> None:
-        """Recompute the running bound, unless that would take a noticeable part of the time."""
-        start = time.perf_counter()
-        if force or start >= self._quiet_until:
-            try:
-                self._upper = self._compose().upper
-            except SolveError:
-                self._upper = None
-            took = time.perf_counter() - start
-            self._quiet_until = start + 20 * took
-
-    def _compose(self) -> Bound:
-        known = self._running | self._certificates
-        return compose(self._plan, known, composition=self._composition, work=self._work)
-
-    def finish(self, seconds: float) -> Bound:
-        """The bound of the whole run."""
-        try:
-            bound = self._compose()
-        except SolveError as fault:
-            causes = [f"{item.task.label} failed: {item.kind}: {item.why}" for item in self.failures]
-            hint = fault.hint or (causes[0] if causes else "")
-            raise SolveError(*fault.args, hint=hint) from None
-        witness = best(self._witnesses)
-        lower = 0.0 if witness is None else witness.quotient
-        if lower > bound.upper:
-            raise SolveError(
-                "whole network",
-                f"the lower bound {lower!r} exceeds the upper bound {bound.upper!r}; no result is given",
-                hint="This is a defect of lipray: please report it with the model.",
-            )
-        pair = None if witness is None or lower == 0.0 else (witness.x, witness.y)
-        return replace(bound, lower=lower, witness=pair, seconds=seconds)

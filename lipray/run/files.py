@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -25,11 +26,20 @@ class Backend(Protocol):
     def read(self, name: str) -> bytes | None:
         """A file's content, ``None`` where there is none."""
 
-    def write(self, name: str, content: bytes) -> None:
-        """Put a file in its place, whole; one that is there is replaced."""
+    def write(self, name: str, content: bytes, *, durable: bool = True) -> None:
+        """Put a file in its place, whole; one that is there is replaced. ``durable``: it outlives a loss of power."""
 
     def move(self, name: str, other: str) -> None:
         """Rename a file; nothing happens where it is gone."""
+
+    def names(self, folder: str) -> list[str]:
+        """Names of what is in a folder, in order; none where there is no such folder."""
+
+    def remove(self, folder: str) -> None:
+        """Remove a folder and all that is in it; nothing happens where it is gone."""
+
+    def below(self, folder: str) -> Backend:
+        """The files of a folder, under their names in it; it need not be there yet."""
 
 
 class LocalFiles:
@@ -45,7 +55,7 @@ class LocalFiles:
         except FileNotFoundError:
             return None
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes, *, durable: bool = True) -> None:
         """Write beside the place, and rename."""
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,14 +63,16 @@ class LocalFiles:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             Path(scratch).replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
                 Path(scratch).unlink()
             raise
-        self._sync(path.parent)
+        if durable:
+            self._sync(path.parent)
 
     def move(self, name: str, other: str) -> None:
         """Rename within the folder."""
@@ -68,6 +80,21 @@ class LocalFiles:
         there.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             (self._folder / name).replace(there)
+
+    def names(self, folder: str) -> list[str]:
+        """Names of what is in a folder, temporary files aside."""
+        try:
+            return sorted(path.name for path in (self._folder / folder).iterdir() if not path.name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def remove(self, folder: str) -> None:
+        """Remove a folder and all that is in it."""
+        shutil.rmtree(self._folder / folder, ignore_errors=True)
+
+    def below(self, folder: str) -> LocalFiles:
+        """The files of a folder."""
+        return LocalFiles(self._folder / folder)
 
     def sweep(self) -> None:
         """Remove temporary files of writers that are long gone."""
@@ -100,8 +127,9 @@ class RemoteFiles:
             return None
         return content
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes, *, durable: bool = True) -> None:
         """Put a whole file."""
+        del durable  # what a service has accepted, it keeps
         path = self._path(name)
         # Where folders are real they must exist; an object store has none.
         self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
@@ -113,6 +141,24 @@ class RemoteFiles:
         self._system.makedirs(there.rpartition("/")[0], exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             self._system.mv(self._path(name), there)
+
+    def names(self, folder: str) -> list[str]:
+        """Names of what is in a folder; listings that the file system remembers may be old."""
+        self._system.invalidate_cache()
+        try:
+            found = self._system.ls(self._path(folder), detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted({path.rstrip("/").rpartition("/")[2] for path in found} - {""})
+
+    def remove(self, folder: str) -> None:
+        """Remove a folder and all that is in it."""
+        with contextlib.suppress(FileNotFoundError):
+            self._system.rm(self._path(folder), recursive=True)
+
+    def below(self, folder: str) -> RemoteFiles:
+        """The files of a folder."""
+        return RemoteFiles(self._system, self._path(folder))
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field, replace
 
 from lipray.certify.certificate import Certificate
 from lipray.errors import StoreError, VerificationError
+from lipray.partition.plan import TorusWork
 from lipray.partition.subproblem import Subproblem
 from lipray.partition.worklist import Worklist
 from lipray.run.executor import Done, Executor, Failure, Task, explain
+from lipray.run.journal import Journal
 from lipray.run.lower_bound import Ascent, Witness
-from lipray.run.objects import Stored
+from lipray.run.objects import Stored, object_key
 from lipray.run.store import Store
 from lipray.run.tasks import Schedule
 
@@ -59,10 +61,18 @@ class Memory:
                 begun[task.key] = provisional
         return final, begun
 
-    def keep(self, outcome: Done, *, whole: bool = True) -> None:
+    def journal(self, task: Task) -> Journal | None:
+        """The journal of a coordinated problem, where what an earlier process came to is found again."""
+        asked = self._asked(task)
+        if asked is None:
+            return None
+        return Journal(self.store.files.below(f"journal/{object_key(asked)}"), self._fault)
+
+    def keep(self, outcome: Done, *, whole: bool = True, journal: Journal | None = None) -> None:
         """Keep a new answer; a store that cannot be written costs nothing but that.
 
-        Where it is not ``whole`` (work was lost on the way) it is only a bound to begin with another time.
+        Where it is not ``whole`` (work was lost on the way) it is only a bound to begin with another time. The
+        ``journal`` that led to a final answer has served.
         """
         asked = self._asked(outcome.task)
         if asked is None or self._failed >= FAULTS or not isinstance(outcome.value, Certificate | Witness):
@@ -72,7 +82,9 @@ class Memory:
             if value.proof is None or value.proof.kind == "product":
                 return
             value = replace(value, key=outcome.task.key)
-        self._write(asked, value, provisional=self.budgeted or not whole)
+        provisional = self.budgeted or not whole
+        if self._write(asked, value, provisional=provisional) and journal is not None and not provisional:
+            journal.clear()
 
     def keep_provisional(self, task: Task, certificate: Certificate) -> None:
         """Keep what a problem that is still worked on has reached, so that it outlives this process."""
@@ -87,13 +99,15 @@ class Memory:
         if asked is not None:
             self.store.reject(asked, "its multipliers do not prove its bound")
 
-    def _write(self, asked: Subproblem | Ascent, value: Stored, *, provisional: bool) -> None:
+    def _write(self, asked: Subproblem | Ascent, value: Stored, *, provisional: bool) -> bool:
         try:
             self.store.put(asked, value, provisional=provisional)
-            self._failed = 0
         except StoreError as fault:
             self._failed += 1
             self._fault(fault)
+            return False
+        self._failed = 0
+        return True
 
     def _asked(self, task: Task) -> Subproblem | Ascent | None:
         """The work as the plan has it: a time limit that a budget gives a task is no part of the question."""
@@ -118,7 +132,6 @@ def prove_again(
         found: answers by task key.
         executor: where the proofs are done.
     """
-    from lipray.run.verification import in_rounds
     from lipray.verify.prove import Figure, Problem
 
     layouts = {task.key: torus for task, torus in planned.coordinated}
@@ -131,13 +144,10 @@ def prove_again(
             if task.key not in layouts:
                 checks.append(check)
                 continue
-            assert isinstance(task.work, Subproblem)  # noqa: S101 (what is coordinated)
             try:
-                figure = in_rounds(problem, check, layouts[task.key], executor, task.work.settings.memory)
+                yield task, prove_in_rounds(task, layouts[task.key], executor, value)
             except VerificationError as fault:
                 yield task, Failure(task, type(fault).__name__, explain(fault))
-            else:
-                yield task, replace(value, bound=figure.bound, gram=figure.gram)
         elif isinstance(value, Witness):
             from lipray.run.lower_bound import attained
 
@@ -156,6 +166,25 @@ def prove_again(
         assert isinstance(proven, Figure)  # noqa: S101 (what such a task returns)
         assert isinstance(known, Certificate)  # noqa: S101 (only certificates are checked)
         yield task, replace(known, bound=proven.bound, gram=proven.gram)
+
+
+def prove_in_rounds(task: Task, torus: TorusWork, executor: Executor, value: Certificate) -> Certificate:
+    """A coordinated problem's certificate with its bound recomputed from its multipliers.
+
+    Raises:
+        VerificationError: they prove no bound.
+        ClusterError: bundles were lost.
+    """
+    from lipray.run.verification import in_rounds
+    from lipray.verify.prove import Problem
+
+    assert isinstance(task.work, Subproblem)  # noqa: S101 (what is coordinated)
+    if value.proof is None:
+        raise VerificationError(task.label, "its certificate holds no multipliers")
+    problem = Problem(task.label, task.work.network, value.proof, value.bound)
+    check = replace(task, label=f"{task.label} (again)", work=problem)
+    figure = in_rounds(problem, check, torus, executor, task.work.settings.memory)
+    return replace(value, bound=figure.bound, gram=figure.gram)
 
 
 def _fits(asked: Subproblem | Ascent, found: Stored) -> bool:

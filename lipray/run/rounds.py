@@ -15,6 +15,7 @@ from lipray.errors import ClusterError
 from lipray.partition.plan import TorusWork
 from lipray.partition.subproblem import Subproblem
 from lipray.run.executor import OUT_OF_TIME, Done, Executor, Failure, Outcome, Task, explain
+from lipray.run.journal import LONG, Journal
 
 if TYPE_CHECKING:
     from lipray.certify.frequency.bundle import AnyBundle, AnyResult
@@ -24,6 +25,12 @@ Report = Callable[["Certificate", str], None]
 
 GRACE, LEAST_GRACE = 0.02, 2.0
 """A round under way is cut short when the time limit is exceeded by this share and these seconds."""
+
+Again = Callable[["Certificate"], "Certificate"]
+"""Proves a certificate again, all of it here and now: the same multipliers with the bound recomputed.
+
+Raises VerificationError where they prove nothing.
+"""
 
 Heartbeat = Callable[[int, float], None]
 """Told after every round: how many there were, and the seconds since the first began."""
@@ -41,10 +48,22 @@ def coordinate(
     time_limit: float | None,
     report: Report,
     heartbeat: Heartbeat = _ignore,
+    journal: Journal | None = None,
+    again: Again | None = None,
 ) -> tuple[Outcome, tuple[Failure, ...]]:
     """Solve the problem of a task, its bundles performed by the executor; and the bundles that were lost.
 
     Should the solver fail after a bound was certified, that bound is kept, without the multipliers it came from.
+
+    Args:
+        task: the problem.
+        torus: its layout.
+        executor: where bundles are performed.
+        time_limit: seconds.
+        report: told of every better certificate.
+        heartbeat: told of every round.
+        journal: keeps results and states, and has those of an earlier process.
+        again: proves a certificate again. A certificate that may rest on results of a journal counts only then.
 
     Raises:
         ClusterError: the place where bundles run is lost.
@@ -58,19 +77,24 @@ def coordinate(
     width = executor.width(problem.settings.device)
     settings = replace(problem.settings, time_limit=time_limit, workers=width)
     deadline = None if time_limit is None else time.monotonic() + (1.0 + GRACE) * time_limit + LEAST_GRACE
-    rounds = Rounds(task, torus, executor, heartbeat, deadline)
+    rounds = Rounds(task, torus, executor, heartbeat, deadline, journal=journal)
     best: list[Certificate] = []
 
+    def proven(certificate: Certificate) -> Certificate:
+        return certificate if again is None or not rounds.recalled else again(certificate)
+
     def improved(certificate: Certificate, way: str) -> None:
-        best.append(certificate)
-        report(certificate, way)
+        if rounds.replaying:
+            return  # an earlier process was here, and what it had then is kept elsewhere
+        best.append(proven(certificate))
+        report(best[-1], way)
 
     start = time.perf_counter()
     try:
-        certificate = solve_frequency(replace(problem, settings=settings), rounds.spread, improved)
+        certificate = solve_frequency(replace(problem, settings=settings), rounds.spread, improved, journal)
         if certificate is None:
             return Failure(task, Status.FALLBACK.name, Status.FALLBACK.advice), tuple(rounds.lost)
-        value = checked(problem, certificate)
+        value = checked(problem, proven(certificate))
     except ClusterError:
         raise
     except LostBundleError as fault:
@@ -80,6 +104,11 @@ def coordinate(
         why = "its closed form was not done when its time was spent; the product bound stands in its place"
         return Failure(task, OUT_OF_TIME, why, 0), ()
     except Exception as fault:  # noqa: BLE001 - whatever a solver raises, what is proven already stands
+        if journal is not None and rounds.led:
+            # What a journal holds may be anybody's: without it the problem is as if it had never been begun.
+            journal.clear()
+            seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
+            return coordinate(task, torus, executor, time_limit=seconds, report=report, heartbeat=heartbeat)
         failure = Failure(task, type(fault).__name__, explain(fault))
         if not best:
             return failure, tuple(rounds.lost)
@@ -102,8 +131,11 @@ class Rounds:
         deadline: float | None = None,
         *,
         memory: int | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.lost: list[Failure] = []
+        self.led = self.recalled = self.replaying = False
+        self._journal = journal
         self._memory = bundle_memory(task) if memory is None else memory
         self._deadline = deadline
         self._task, self._torus, self._executor, self._heartbeat = task, torus, executor, heartbeat
@@ -112,16 +144,34 @@ class Rounds:
         self._start = time.monotonic()
 
     def spread(self, bundles: Sequence[AnyBundle]) -> list[AnyResult | None]:
-        """Perform bundles wherever the executor runs tasks; ``None`` for one that was lost or failed."""
+        """Perform bundles wherever the executor runs tasks; ``None`` for one that was lost or failed.
+
+        ``led``: some result came from the journal; ``recalled``: one of a proof did; ``replaying``: all of the last
+        round's did.
+        """
         number = next(self._numbers)
-        tasks = [self._bundle_task(number, index, bundle) for index, bundle in enumerate(bundles)]
-        places = {task.key: index for index, task in enumerate(tasks)}
-        results: list[AnyResult | None] = [None] * len(tasks)
-        for outcome in self._executor.run(tasks, keep=True, deadline=self._deadline):
+        known: list[AnyResult | None] = [None] * len(bundles)
+        if self._journal is not None:
+            known = self._journal.recall(bundles)
+        results = known.copy()
+        tasks = [
+            self._bundle_task(number, index, bundle) for index, bundle in enumerate(bundles) if known[index] is None
+        ]
+        places = {task.key: index for index, task in zip(_missing(known), tasks, strict=True)}
+        for outcome in self._executor.run(tasks, keep=True, deadline=self._deadline) if tasks else ():
             if isinstance(outcome, Done):
-                results[places[outcome.task.key]] = _writable(outcome.value)  # type: ignore[arg-type]  # of a bundle
+                index = places[outcome.task.key]
+                results[index] = _writable(outcome.value)  # type: ignore[arg-type]  # of a bundle
+                if self._journal is not None and outcome.seconds >= LONG:
+                    self._journal.keep_one(bundles[index], results[index])  # type: ignore[arg-type]  # it is no longer missing
             elif outcome.kind != OUT_OF_TIME:
                 self.lost.append(outcome)
+        self.led = self.led or len(tasks) < len(bundles)
+        self.replaying = not tasks and bool(bundles)
+        proof = any(getattr(bundle, "proof", False) for bundle in bundles)
+        self.recalled = self.recalled or (proof and len(tasks) < len(bundles))
+        if self._journal is not None and tasks and None not in results:
+            self._journal.keep_round(bundles, results)  # type: ignore[arg-type]  # none is missing
         self._heartbeat(number, time.monotonic() - self._start)
         return results
 
@@ -131,6 +181,10 @@ class Rounds:
         # The solver cuts bundles to the memory allowed, by an estimate of its own.
         memory = self._held + min(groups * torus.group_memory, max(self._memory, torus.group_memory))
         return Task(label, label, self._task.group, bundle, memory, torus.pass_seconds * groups / torus.groups)
+
+
+def _missing(known: Sequence[object]) -> list[int]:
+    return [index for index, result in enumerate(known) if result is None]
 
 
 def _writable(result: AnyResult) -> AnyResult:

@@ -19,6 +19,7 @@ import torch
 from lipray.certify import lbfgs
 from lipray.certify.active_set import minimise_over_slices
 from lipray.certify.certificate import Certificate, Status
+from lipray.certify.checkpoint import Shelf, from_arrays, name_of, to_arrays
 from lipray.certify.excess import unrounded_torus
 from lipray.certify.frequency.bundle import AnySpread, in_place
 from lipray.certify.frequency.objective import certify_blend, measure
@@ -55,7 +56,7 @@ EXCESS_SECONDS = 5.0
 
 
 def solve_frequency(
-    problem: Subproblem, spread: AnySpread = in_place, report: Report | None = None
+    problem: Subproblem, spread: AnySpread = in_place, report: Report | None = None, shelf: Shelf | None = None
 ) -> Certificate | None:
     """Certify by shape matrices on tori; ``None`` if not even the closed form could be proven.
 
@@ -63,20 +64,23 @@ def solve_frequency(
         problem: the sub-problem, its method "frequency" or "hybrid".
         spread: performs bundles; the default does so here, one after the other.
         report: called with every better certified bound.
+        shelf: keeps the state of first-order steps, and has that of an earlier process, to go on from.
 
     Raises:
         PlanError: the network has no torus, or the torus cannot be left where ``switch`` says.
     """
-    run = _Run(problem, spread, report)
+    run = _Run(problem, spread, report, shelf)
     return run.certificate() if run.solve() else None
 
 
 class _Run:
     """The best proven answer so far, and the figures along the way."""
 
-    def __init__(self, problem: Subproblem, spread: AnySpread, report: Report | None) -> None:
+    def __init__(
+        self, problem: Subproblem, spread: AnySpread, report: Report | None, shelf: Shelf | None = None
+    ) -> None:
         settings = problem.settings
-        self.problem, self.settings, self.report = problem, settings, report
+        self.problem, self.settings, self.report, self.shelf = problem, settings, report, shelf
         self.means = Means(spread, settings.memory, settings.workers, settings.device)
         self.start = time.monotonic()
         self.deadline = None if settings.time_limit is None else self.start + settings.time_limit
@@ -204,17 +208,31 @@ class _Run:
                 lost = True
                 return None
 
+        tolerance = max(settings.tolerance, DESCENT_TOLERANCE)
+        name = name_of(theta, setup.cut, setup.window, working.setup.groups, tolerance, settings.iterations)
+        begun, keep = self._shelved(name, len(theta))
         found = lbfgs.minimise(
             measured,
             theta,
             iterations=limit,
-            tolerance=max(settings.tolerance, DESCENT_TOLERANCE),
+            tolerance=tolerance,
             deadline=deadline,
             improved=lambda point, _: self._prove_now_and_then(setup, point),
+            begun=begun,
+            keep=keep,
         )
         status = self._status(converged=False, exhausted=found.iterations >= limit, deadline=deadline)
         self.solver = math.sqrt(found.value)
         return tuple(np.split(torch.exp(found.theta).numpy(), ends)), status, found.iterations
+
+    def _shelved(self, name: str, size: int) -> tuple[lbfgs.State | None, Callable[[lbfgs.State], None] | None]:
+        """What an earlier process left of a descent, and where this one's states go."""
+        if self.shelf is None:
+            return None, None
+        shelf = self.shelf
+        arrays = shelf.load(name)
+        begun = None if arrays is None else from_arrays(arrays, size)
+        return begun, lambda state: shelf.save(name, to_arrays(state))
 
     def _prove_now_and_then(self, setup: Setup, theta: torch.Tensor) -> None:
         """Prove what an optimiser has reached, so that a long run always has a recent bound to show."""
