@@ -25,7 +25,7 @@ import torch
 
 from lipray.report.numbers import bytes_text, lower_text, upper_text
 from lipray.run import THREAD_VARIABLES
-from lipray.run.folder import versions
+from lipray.run.surroundings import versions
 from lipray.run.serial import machine_memory
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -35,7 +35,7 @@ from tests import published as reader  # the reader of the tests, which are no p
 
 EXAMPLES = ROOT / "examples"
 SMALL, DENSE, LARGE = 1e-9, 1e-7, 1e-6
-"""Excess of rounding that is allowed, relatively: on the small networks, where one dense matrix has thousands of rows
+"""Excess of rounding that is allowed, relatively: on the small networks, where one dense matrix has a thousand rows or more
 (the a-priori bound of Cholesky grows with the square of its order), and on ResNets."""
 
 
@@ -76,7 +76,7 @@ CASES = {
     "mlp_L9_W16": published("mlp_L9_W16"),
     "tiny_2cf065c3": published("tiny_2cf065c3"),
     "cnn2_s0": published("cnn2_s0"),
-    "FC-R18": published("FC-R18"),
+    "FC-R18": published("FC-R18", allowed=DENSE),
     "chain_C5_CH8 frequency": published("chain_C5_CH8", "frequency"),
     "chain_C9_CH8 frequency": published("chain_C9_CH8", "frequency"),
     "chain_C5_CH8 hybrid": published("chain_C5_CH8", "hybrid", DENSE),

@@ -113,7 +113,8 @@ class EstimateConfig(BaseModel):
     ``None`` means one on Ray and all cores in the serial executor. ``switch`` is the node after which the torus is
     left, or "none"; ``chain`` keeps blocks on tori together, ``None`` does so unless ``block_depth`` is given.
     ``partition_factor`` ``None`` lets the planner search, ``lower_starts`` ``None`` chooses from the cost of one
-    evaluation, 0 leaves the lower bound out. ``store`` is a path or fsspec URL where solved sub-problems are kept.
+    evaluation, 0 leaves the lower bound out. ``store`` is a path or fsspec URL where solved sub-problems are kept, and
+    runs by their ``run_id``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -143,6 +144,7 @@ class EstimateConfig(BaseModel):
     data: Path | None = None
     out: Path | None = None
     store: Annotated[str, Field(min_length=1)] | None = None
+    run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")] | None = None
 
     @model_validator(mode="after")
     def _rows_or_pairs(self) -> EstimateConfig:
@@ -150,6 +152,8 @@ class EstimateConfig(BaseModel):
             raise ValueError("output_rows and pairs exclude each other: choose one")
         if self.address is not None and self.executor == "serial":
             raise ValueError("an address needs the executor ray")
+        if self.run_id is not None and self.out is not None:
+            raise ValueError("run_id names a folder of the store, and out another one: choose one")
         return self
 
     @model_validator(mode="after")

@@ -133,7 +133,7 @@ def minimise(
         for turn in range(left):
             if not watch.time_for_one_more():
                 break
-            if keep is not None:
+            if keep is not None and (begun is None or used > begun.used):
                 known = tuple(steps), tuple(changes), tuple(history)
                 keep(State(stage, left - turn, used, theta, current, *known, best_theta, best_value))
             used += 1

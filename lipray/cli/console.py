@@ -12,6 +12,7 @@ from types import FrameType
 from rich.console import Console, RenderableType
 
 from lipray.run.events import Event, Listener
+from lipray.run.stop import Stopped
 
 
 def print_result(result: RenderableType) -> None:
@@ -30,27 +31,27 @@ def end_cleanly() -> Iterator[Callable[[Listener], Listener]]:
     What is yielded makes a listener that raises it once more at the next event.
 
     Raises:
-        KeyboardInterrupt: on SIGINT.
-        SystemExit: with code 143, on SIGTERM.
+        Stopped: on the first of them. A run that has a valid bound ends with it.
+        KeyboardInterrupt: on SIGINT, when it comes again.
+        SystemExit: with code 143, on SIGTERM, when it comes again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda listener: listener
         return
     asked: list[int] = []
 
-    def unwind() -> None:
-        if asked[-1] == signal.SIGTERM:
-            raise SystemExit(128 + signal.SIGTERM)
-        raise KeyboardInterrupt
-
     def stop(number: int, _frame: FrameType | None) -> None:
         asked.append(number)
-        unwind()
+        if len(asked) == 1:
+            raise Stopped(number)
+        if number == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt
 
     def watch(listener: Listener) -> Listener:
         def listen(event: Event) -> None:
             if asked:
-                unwind()
+                raise Stopped(asked[-1])
             listener(event)
 
         return listen

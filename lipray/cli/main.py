@@ -11,12 +11,20 @@ from typing import Any, NoReturn
 import click
 
 from lipray import __version__
+from lipray.cli.doctor import doctor_command
 from lipray.cli.estimate import estimate_command
+from lipray.cli.jobs import logs_command, status_command, stop_command
 from lipray.cli.plan import plan_command
+from lipray.cli.resume import resume_command
+from lipray.cli.runs import runs_command
+from lipray.cli.submit import submit_command
 from lipray.cli.verify import verify_command
 from lipray.errors import LiprayError
+from lipray.run.stop import Stopped
 
 INTERRUPTED = 130
+EXPECTED_VERSION = "LIPRAY_EXPECTED_VERSION"
+"""Set in the driver of a job, see ``lipray.jobs.driver``."""
 
 
 class Commands(click.Group):
@@ -33,8 +41,11 @@ class Commands(click.Group):
         try:
             code = super().main(words, *rest, **extra)
         except (click.Abort, KeyboardInterrupt):
-            _complain("interrupted; nothing was written")
+            _complain("interrupted")
             return INTERRUPTED
+        except Stopped as told:
+            _complain(f"stopped by {told.name}, before there was a bound")
+            return told.exit_code
         except click.ClickException as fault:
             context = getattr(fault, "ctx", None)
             _complain(fault.format_message(), f"See {context.command_path} --help." if context else "")
@@ -70,11 +81,22 @@ def _complain(message: str, hint: str = "") -> None:
 @click.version_option(__version__, prog_name="lipray")
 def cli() -> None:
     """Certified upper bounds on Lipschitz constants of convolutional networks, with a lower bound beside them."""
+    if EXPECTED_VERSION in os.environ:
+        from lipray.jobs.driver import announce
+
+        click.echo(announce(), err=True)
 
 
 cli.add_command(plan_command)
 cli.add_command(estimate_command)
+cli.add_command(resume_command)
+cli.add_command(runs_command)
 cli.add_command(verify_command)
+cli.add_command(doctor_command)
+cli.add_command(submit_command)
+cli.add_command(status_command)
+cli.add_command(logs_command)
+cli.add_command(stop_command)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

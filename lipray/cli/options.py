@@ -74,8 +74,12 @@ _RUN = (
     click.option("--seed", type=int, metavar="N", help="Of the lower bound's random starts (default 0)."),
     click.option("--out", type=_PATH, metavar="DIR", help="Run folder, new or empty. Default: runs/<time>-<name>."),
     click.option(
-        "--store", metavar="PLACE", help="Keep solved sub-problems here, and prove again what is there: a path or URL."
+        "--store",
+        metavar="PLACE",
+        help="Where runs and solved sub-problems are kept, and found again: a path or URL. Default: runs.",
     ),
+    click.option("--no-store", is_flag=True, help="Neither keep solved sub-problems nor look for them."),
+    click.option("--run-id", metavar="NAME", help="Name of the run in the store; one that is there is gone on with."),
     click.option("--quiet", "-q", is_flag=True, help="No progress on stderr."),
 )
 
@@ -95,6 +99,17 @@ _VERIFY = (
 )
 
 
+_PLACE = (
+    click.option("--executor", metavar="NAME", help="ray or serial, in this process. Default: as before."),
+    click.option("--address", metavar="ADDRESS", help="Ray cluster: auto, or HOST:PORT. Default: as before."),
+    click.option("--workers", "--num-cpus", "workers", type=int, metavar="N", help="CPUs of the embedded Ray."),
+    click.option("--threads", type=int, metavar="N", help="Threads of one sub-problem."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+    click.option("--quiet", "-q", is_flag=True, help="No progress on stderr."),
+    click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+)
+
+
 def plan_options(command: Command) -> Command:
     """Options of ``lipray plan``: the model, and how the work is cut."""
     return _apply(command, (*_MODEL, *_WORK))
@@ -108,6 +123,11 @@ def estimate_options(command: Command) -> Command:
 def verify_options(command: Command) -> Command:
     """Options of ``lipray verify``: the model, and where the work is done."""
     return _apply(command, _VERIFY)
+
+
+def resume_options(command: Command) -> Command:
+    """Options of ``lipray resume``: where the work is done, and how it is shown."""
+    return _apply(command, _PLACE)
 
 
 def _apply(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -22,7 +21,7 @@ _TITLES = {"liplt": "LipLT", "eclipse_fast": "ECLipsE-Fast", "closed_form": "clo
 """How the literature writes what the records call by a key."""
 
 
-def result_table(result: ResultRecord, folder: Path | None = None) -> RenderableType:
+def result_table(result: ResultRecord, folder: str | None = None) -> RenderableType:
     """The bracket, what each block adds, other valid bounds, and whatever did not go as planned."""
     parts: list[RenderableType] = [_bracket(result)]
     parts.append(_blocks(result))

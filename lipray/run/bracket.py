@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 from lipray.certify.certificate import Certificate, Status
 from lipray.compose.bound import Bound
@@ -66,6 +67,7 @@ class Bracket:
                 lower=self._lower,
                 failure=failure,
                 stored=stored,
+                **_particulars(outcome),
             )
         )
 
@@ -133,3 +135,10 @@ class Bracket:
             )
         pair = None if witness is None or lower == 0.0 else (witness.x, witness.y)
         return replace(bound, lower=lower, witness=pair, seconds=seconds)
+
+
+def _particulars(outcome: Outcome) -> dict[str, Any]:
+    if isinstance(outcome, Failure):
+        return {}
+    status = outcome.value.status.value if isinstance(outcome.value, Certificate) else ""
+    return {"status": status, "began": outcome.began, "where": outcome.where}

@@ -25,6 +25,7 @@ class TaskDone:
     ``share`` is the part of the expected work that is done, by the estimates of the plan.
     ``upper`` is the valid bound at this moment, with product bounds in the place of what is missing;
     ``None`` until every block has at least its product bound. ``stored``: the answer came from a store, proven again.
+    ``status`` is a certificate's, ``began`` when (seconds since 1970) and ``where`` in which process work on it began.
     """
 
     label: str
@@ -36,6 +37,9 @@ class TaskDone:
     lower: float
     failure: str | None = None
     stored: bool = False
+    status: str = ""
+    began: float = 0.0
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,25 @@ class RoundDone:
     lower: float
 
 
-Event = PlanReady | TaskDone | LowerBoundImproved | UpperBoundImproved | RoundDone
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Nothing has come back for so many ``seconds``; ``left`` tasks are not done."""
+
+    seconds: float
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRetried:
+    """A task was lost, stuck, or out of memory, and is tried again; ``why`` in one line, ``attempt`` counts from 1."""
+
+    label: str
+    kind: str
+    why: str
+    attempt: int
+
+
+Event = PlanReady | TaskDone | LowerBoundImproved | UpperBoundImproved | RoundDone | Silence | TaskRetried
 Listener = Callable[[Event], None]
 
 

@@ -46,11 +46,13 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A task's value, and the seconds it took where it ran."""
+    """A task's value, the seconds it took where it ran, when it began (since 1970), and where that was."""
 
     task: Task
     value: Value
     seconds: float
+    began: float = 0.0
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +136,12 @@ def perform(work: Work) -> Value:
 
 def attempt(task: Task) -> Outcome:
     """Perform a task; an exception becomes a ``Failure``."""
-    start = time.perf_counter()
+    began, start = time.time(), time.perf_counter()
     try:
         value = perform(task.work)
     except Exception as fault:  # noqa: BLE001 - whatever a solver raises, the run goes on with the fallback
         return Failure(task, type(fault).__name__, explain(fault))
-    return Done(task, value, time.perf_counter() - start)
+    return Done(task, value, time.perf_counter() - start, began)
 
 
 def explain(fault: BaseException) -> str:

@@ -12,22 +12,27 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+from urllib.parse import urlsplit
 
 from lipray.errors import StoreError, UsageError
+from lipray.run.remote import RemoteFiles, first_line
 
 STALE = 86400.0
 """Seconds after which a temporary file is nobody's any more."""
 
 
 class Backend(Protocol):
-    """Whole files by name, with ``/`` between folders."""
+    """Whole files by name, with ``/`` between folders; what goes wrong is an OSError."""
 
     def read(self, name: str) -> bytes | None:
         """A file's content, ``None`` where there is none."""
 
     def write(self, name: str, content: bytes, *, durable: bool = True) -> None:
         """Put a file in its place, whole; one that is there is replaced. ``durable``: it outlives a loss of power."""
+
+    def append(self, name: str, content: bytes) -> None:
+        """Add to the end of a file, which need not be there yet."""
 
     def move(self, name: str, other: str) -> None:
         """Rename a file; nothing happens where it is gone."""
@@ -74,6 +79,13 @@ class LocalFiles:
         if durable:
             self._sync(path.parent)
 
+    def append(self, name: str, content: bytes) -> None:
+        """Add to the end of a file."""
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(content)
+
     def move(self, name: str, other: str) -> None:
         """Rename within the folder."""
         there = self._folder / other
@@ -113,71 +125,18 @@ class LocalFiles:
             os.close(descriptor)
 
 
-class RemoteFiles:
-    """Files behind an fsspec file system; a put is one request there, and atomic where the service's are."""
-
-    def __init__(self, system: Any, root: str) -> None:
-        self._system, self._root = system, root.rstrip("/")
-
-    def read(self, name: str) -> bytes | None:
-        """A file's content, ``None`` where there is none."""
-        try:
-            content: bytes = self._system.cat_file(self._path(name))
-        except FileNotFoundError:
-            return None
-        return content
-
-    def write(self, name: str, content: bytes, *, durable: bool = True) -> None:
-        """Put a whole file."""
-        del durable  # what a service has accepted, it keeps
-        path = self._path(name)
-        # Where folders are real they must exist; an object store has none.
-        self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
-        self._system.pipe_file(path, content)
-
-    def move(self, name: str, other: str) -> None:
-        """Rename a file."""
-        there = self._path(other)
-        self._system.makedirs(there.rpartition("/")[0], exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            self._system.mv(self._path(name), there)
-
-    def names(self, folder: str) -> list[str]:
-        """Names of what is in a folder; listings that the file system remembers may be old."""
-        self._system.invalidate_cache()
-        try:
-            found = self._system.ls(self._path(folder), detail=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted({path.rstrip("/").rpartition("/")[2] for path in found} - {""})
-
-    def remove(self, folder: str) -> None:
-        """Remove a folder and all that is in it."""
-        with contextlib.suppress(FileNotFoundError):
-            self._system.rm(self._path(folder), recursive=True)
-
-    def below(self, folder: str) -> RemoteFiles:
-        """The files of a folder."""
-        return RemoteFiles(self._system, self._path(folder))
-
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
-
-
 def open_files(place: str) -> Backend:
-    """The files at a local path or an fsspec URL such as ``s3://bucket/folder``.
+    """The files at a local path or an fsspec URL such as ``s3://bucket/folder``; nothing is made there yet.
 
     Raises:
-        UsageError: the URL's protocol is not installed or not known.
+        UsageError: the URL holds a password or names no folder, or its protocol is not installed or not known.
         StoreError: the place cannot be used.
     """
     if "://" not in place:
-        folder = Path(place)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as fault:
-            raise StoreError(place, f"cannot be used ({fault.strerror})") from None
-        return LocalFiles(folder)
+        return _local(place, Path(place))
+    if urlsplit(place).password is not None:
+        hint = "Put it where the file system looks for it: its own configuration, the environment, or fsspec's."
+        raise UsageError("--store", "the URL holds a password, which would end in manifests", hint=hint)
     import fsspec  # type: ignore[import-untyped]  # it has no annotations
 
     try:
@@ -185,12 +144,26 @@ def open_files(place: str) -> Backend:
     except (ImportError, ValueError) as fault:
         hint = "Install the file system's package, such as lipray[s3]."
         raise UsageError("--store", f"{place}: {reason(fault)}", hint=hint) from None
+    if isinstance(system, fsspec.implementations.local.LocalFileSystem):
+        return _local(place, Path(root))
+    if not root.strip("/"):
+        raise UsageError("--store", f"{place} names no bucket or folder", hint="For example s3://bucket/folder.")
     return RemoteFiles(system, str(root))
+
+
+def _local(place: str, folder: Path) -> LocalFiles:
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise StoreError(place, f"cannot be used ({there} is not a folder)")
+    if not os.access(there, os.W_OK):
+        raise StoreError(place, f"cannot be used ({there} cannot be written)")
+    return LocalFiles(folder)
 
 
 def reason(fault: BaseException) -> str:
     """Why a file system refused, in a few words."""
     if isinstance(fault, OSError) and fault.strerror:
         return fault.strerror
-    text = str(fault).strip()
-    return text.splitlines()[0][:200] if text else type(fault).__name__
+    return first_line(fault)

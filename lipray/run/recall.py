@@ -94,10 +94,14 @@ class Memory:
         self._write(asked, replace(certificate, key=task.key), provisional=True)
 
     def reject(self, task: Task) -> None:
-        """Put away an answer that did not hold."""
+        """Put away an answer that did not hold; where that cannot be done, it is only not used."""
         asked = self._asked(task)
-        if asked is not None:
+        if asked is None:
+            return
+        try:
             self.store.reject(asked, "its multipliers do not prove its bound")
+        except StoreError as fault:
+            self._fault(fault)
 
     def _write(self, asked: Subproblem | Ascent, value: Stored, *, provisional: bool) -> bool:
         try:

@@ -16,6 +16,11 @@ Figure = Annotated[float | None, BeforeValidator(_finite_or_none)]
 """A number, or null where it is infinite: JSON knows no infinity."""
 
 
+State = Literal["running", "finished", "incomplete", "stopped", "failed"]
+"""How a run stands: under way (or its driver was lost); done; done, with product bounds in the place of what failed;
+ended by a signal with the bound it had; ended by an error."""
+
+
 class Record(BaseModel):
     """Frozen, and strict about its keys."""
 
@@ -121,6 +126,7 @@ class ResultRecord(Record):
     subproblems: tuple[SubproblemRecord, ...]
     failures: tuple[FailureRecord, ...]
     store_faults: tuple[str, ...] = ()
+    state: State = "finished"
 
 
 class ProblemVerdict(Record):
@@ -154,19 +160,55 @@ class VerdictRecord(Record):
     seconds: float
 
 
+class RequestRecord(Record):
+    """What a run was asked, in the words it was asked with: ``folder`` is where relative names begin."""
+
+    model: str
+    trust_model: bool = False
+    folder: str
+
+
 class ManifestRecord(Record):
-    """What a run depended on, so that it can be repeated; times are UTC in ISO 8601."""
+    """What a run depends on, so that it can be repeated or gone on with; times are UTC in ISO 8601.
+
+    ``files`` are the SHA-256 of what was written at its end, ``attempt`` counts the processes that drove it.
+    """
 
     schema_version: Literal[1] = 1
     run: str
+    state: State = "finished"
+    attempt: int = 1
     started: str
-    finished: str
+    finished: str | None = None
+    why: str = ""
     model: ModelRecord
     config: dict[str, object]
+    request: RequestRecord | None = None
+    store: str | None = None
+    algorithm: int = 1
     seed: int
     versions: dict[str, str]
     thread_variables: dict[str, str]
     machine: dict[str, str | int]
     git: str | None
     arguments: tuple[str, ...]
-    files: dict[str, str]
+    files: dict[str, str] = {}
+
+
+class ProgressRecord(Record):
+    """How far a run under way is.
+
+    ``time`` (seconds since 1970) is when this was written, ``seconds`` what the run took so far, earlier attempts
+    included.
+    """
+
+    time: float
+    attempt: int
+    seconds: float
+    tasks: int
+    done: int = 0
+    stored: int = 0
+    failed: int = 0
+    share: float = 0.0
+    upper: Figure = None
+    lower: float = 0.0

@@ -80,8 +80,15 @@ def coordinate(
     rounds = Rounds(task, torus, executor, heartbeat, deadline, journal=journal)
     best: list[Certificate] = []
 
+    sure: list[tuple[object, Certificate]] = []
+
     def proven(certificate: Certificate) -> Certificate:
-        return certificate if again is None or not rounds.recalled else again(certificate)
+        if again is None or not rounds.recalled or certificate.proof is None:
+            return certificate
+        multipliers = certificate.proof.multipliers
+        if not sure or sure[-1][0] is not multipliers:
+            sure.append((multipliers, again(certificate)))
+        return replace(certificate, bound=sure[-1][1].bound, gram=sure[-1][1].gram)
 
     def improved(certificate: Certificate, way: str) -> None:
         if rounds.replaying:

@@ -2,33 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import time
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from lipray.compose.bound import Bound
 from lipray.compose.claims import claims
 from lipray.config import EstimateConfig
+from lipray.errors import LiprayError, StoreError
 from lipray.model.network import Network
+from lipray.run import THREAD_VARIABLES
 from lipray.run.budget import Clock
 from lipray.run.driver import RunOutcome, estimate_network
 from lipray.run.events import Listener, ignore
 from lipray.run.executor import Executor
-from lipray.run.folder import choose_folder, write_run
-from lipray.run.records import ResultRecord
+from lipray.run.folder import RunFolder, choose_folder, run_folder
+from lipray.run.logbook import Logbook
+from lipray.run.objects import ALGORITHM
+from lipray.run.outcome_files import outcome_files
+from lipray.run.records import ManifestRecord, ModelRecord, RequestRecord, ResultRecord, State
 from lipray.run.start import start_executor
+from lipray.run.stop import Stopped
 from lipray.run.store import open_store
 from lipray.run.summary import describe_model, summarise
+from lipray.run.surroundings import git_revision, machine, versions
 from lipray.verify.record import encode
+
+INCOMPLETE = 10
+"""Exit code of a run whose bound is valid, with product bounds in the place of sub-problems that failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """An estimate that ended well: the bound, its record, and where it was written, if anywhere."""
+    """An estimate that has a bound: its record, where it was written, if anywhere, and how it ended.
+
+    ``fault`` is set where the run folder could not be written.
+    """
 
     bound: Bound
     result: ResultRecord
-    folder: Path | None
+    folder: str | None
+    state: State = "finished"
+    stopped: str | None = None
+    fault: StoreError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """An earlier attempt at a run: its folder, its manifest, and the seconds spent so far."""
+
+    folder: RunFolder
+    manifest: ManifestRecord
+    spent: float = 0.0
 
 
 def select_outputs(network: Network, config: EstimateConfig) -> Network:
@@ -69,9 +95,11 @@ def run_estimate(
     notify: Listener = ignore,
     executor: Executor | None = None,
     arguments: tuple[str, ...] = (),
+    request: RequestRecord | None = None,
     clock: Clock | None = None,
+    earlier: Continued | None = None,
 ) -> Finished:
-    """Estimate and, if ``write``, leave a run folder; it appears only when the estimate has ended well.
+    """Estimate and, if ``write``, keep a run folder, from the moment on that the work is planned.
 
     Args:
         network: the whole network, before output rows are selected.
@@ -79,38 +107,118 @@ def run_estimate(
         config: what to do.
         notes: remarks of the importer.
         file_hash: SHA-256 of the file of the weights.
-        write: whether to write a run folder (at ``config.out``, or under ``runs/``).
+        write: whether to keep a run folder (at ``config.out``, or in the store).
         notify: called with every event.
         executor: where to run; by default one is started and closed.
         arguments: the command line, for the manifest.
+        request: what was asked for, so that the run can be gone on with by its folder alone.
         clock: of the budget, where it began to run before this call.
+        earlier: go on with this run.
 
     Raises:
         LiprayError: see ``estimate_network``; also StoreError, before any work, if the folder cannot be written.
+        Stopped: told to stop before there was a valid bound.
     """
-    started = datetime.now(UTC)
     clock = clock or Clock.begin(config.budget)
     chosen = select_outputs(network, config)
     model = describe_model(chosen, name, notes, file_hash)
-    folder = choose_folder(config.out, name, model.hash, started) if write else None
     store = None if config.store is None else open_store(config.store)
+    book = _logbook(config, model, notify, arguments, request, earlier) if write else None
+    began = time.monotonic()
     place = executor or start_executor(config)
     try:
-        outcome = estimate_network(chosen, config, place, notify, clock, store)
+        outcome = estimate_network(chosen, config, place, book or notify, _what_is_left(clock, earlier), store)
+        if earlier is not None:
+            spent = earlier.spent + time.monotonic() - began
+            outcome = replace(outcome, bound=replace(outcome.bound, seconds=spent))
+        return _conclude(outcome, chosen, model, config, place, book)
+    except (LiprayError, Stopped) as fault:
+        _give_up(book, fault)
+        raise
     finally:
+        if book is not None:
+            book.close()
         if executor is None:
             place.close()
+
+
+def _conclude(
+    outcome: RunOutcome,
+    network: Network,
+    model: ModelRecord,
+    config: EstimateConfig,
+    place: Executor,
+    book: Logbook | None,
+) -> Finished:
+    """Write down what came of it; a folder that cannot be written does not take the bound along."""
     threads = config.threads or (None if place.name == "serial" else 1)
     result = summarise(outcome, model, composition=config.composition, executor=place.name, threads=threads)
-    if folder is not None:
-        write_run(
-            folder,
-            bound=outcome.bound,
-            certificate=certificate_files(chosen, config, outcome),
-            result=result,
-            config=config.model_dump(mode="json"),
-            started=started,
-            seed=config.seed,
-            arguments=arguments,
-        )
-    return Finished(outcome.bound, result, folder)
+    state: State = "stopped" if outcome.stopped else "finished" if outcome.complete else "incomplete"
+    result = result.model_copy(update={"state": state})
+    if book is None:
+        return Finished(outcome.bound, result, None, state, outcome.stopped)
+    result = result.model_copy(update={"store_faults": (*result.store_faults, *book.faults)})
+    try:
+        files = outcome_files(outcome.bound, result, certificate_files(network, config, outcome))
+        book.finish(files, state, outcome.stopped or "")
+    except StoreError as fault:
+        return Finished(outcome.bound, result, None, state, outcome.stopped, fault)
+    return Finished(outcome.bound, result, book.place, state, outcome.stopped)
+
+
+def _give_up(book: Logbook | None, fault: LiprayError | Stopped) -> None:
+    """Leave word in the manifest of a run that ends without a bound."""
+    if book is None or not book.begun:
+        return
+    stopped = isinstance(fault, Stopped)
+    why = fault.name if isinstance(fault, Stopped) else fault.describe()
+    try:
+        book.finish({}, "stopped" if stopped else "failed", why)
+    except StoreError:
+        return  # the fault that is raised says more
+
+
+def _what_is_left(clock: Clock, earlier: Continued | None) -> Clock:
+    """The budget that earlier attempts have left, a tenth of it at least."""
+    if earlier is None or clock.budget is None:
+        return clock
+    return Clock(max(clock.budget - earlier.spent, 0.1 * clock.budget), clock.start)
+
+
+def _logbook(
+    config: EstimateConfig,
+    model: ModelRecord,
+    notify: Listener,
+    arguments: tuple[str, ...],
+    request: RequestRecord | None,
+    earlier: Continued | None,
+) -> Logbook:
+    now = datetime.now(UTC)
+    if earlier is not None:
+        folder = earlier.folder
+    elif config.run_id is not None:
+        folder = run_folder(config.store or "runs", config.run_id)
+    else:
+        folder = choose_folder(config.out, config.store, model.name, model.hash, now)
+    manifest = ManifestRecord(
+        run=folder.name,
+        state="running",
+        attempt=1 if earlier is None else earlier.manifest.attempt + 1,
+        started=now.isoformat(timespec="seconds") if earlier is None else earlier.manifest.started,
+        model=model,
+        config=config.model_dump(mode="json"),
+        request=request,
+        store=_absolute(config.store),
+        algorithm=ALGORITHM,
+        seed=config.seed,
+        versions=versions(),
+        thread_variables={name: os.environ.get(name, "") for name in THREAD_VARIABLES},
+        machine=machine(),
+        git=git_revision(),
+        arguments=arguments,
+    )
+    return Logbook(folder, manifest, notify, spent=0.0 if earlier is None else earlier.spent)
+
+
+def _absolute(store: str | None) -> str | None:
+    return store if store is None or "://" in store else os.path.abspath(store)  # noqa: PTH100 - it need not exist

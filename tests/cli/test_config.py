@@ -76,7 +76,7 @@ def test_choices_are_those_of_the_stages():
 def test_every_option_has_a_flag():
     flags = {parameter.name for parameter in estimate_command.params}
     assert set(EstimateConfig.model_fields) <= flags
-    beyond = {"model", "trust_model", "config", "as_json", "debug", "quiet"}
+    beyond = {"model", "trust_model", "config", "as_json", "debug", "quiet", "no_store"}
     assert flags - set(EstimateConfig.model_fields) == beyond
     assert {parameter.name for parameter in plan_command.params} <= flags
 

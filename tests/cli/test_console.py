@@ -7,9 +7,10 @@ import pytest
 
 from lipray.cli.console import end_cleanly
 from lipray.run.events import LowerBoundImproved
+from lipray.run.stop import Stopped
 
 EVENT = LowerBoundImproved(1.0, "start 1")
-ENDS = [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+ENDS = [(signal.SIGINT, KeyboardInterrupt, 130), (signal.SIGTERM, SystemExit, 143)]
 
 
 class Deaf:
@@ -22,17 +23,21 @@ class Deaf:
         signal.raise_signal(self.number)
 
 
-@pytest.mark.parametrize(("number", "ends"), ENDS)
-def test_a_signal_unwinds(number, ends):
-    with pytest.raises(ends), end_cleanly():
+@pytest.mark.parametrize(("number", "ends", "code"), ENDS)
+def test_the_first_signal_stops_the_second_breaks_off(number, ends, code):
+    with pytest.raises(ends), end_cleanly():  # noqa: PT012 - the order is what is tested
+        with pytest.raises(Stopped) as told:
+            signal.raise_signal(number)
+        assert told.value.exit_code == code
+        assert not isinstance(told.value, Exception)
         signal.raise_signal(number)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(("number", "ends"), ENDS)
-def test_what_a_finaliser_swallows_comes_at_the_next_event(number, ends):
+@pytest.mark.parametrize("number", [number for number, *_ in ENDS])
+def test_what_a_finaliser_swallows_comes_at_the_next_event(number):
     heard, reached = [], False
-    with pytest.raises(ends), end_cleanly() as watch:  # noqa: PT012 - the order is what is tested
+    with pytest.raises(Stopped), end_cleanly() as watch:  # noqa: PT012 - the order is what is tested
         listener = watch(heard.append)
         listener(EVENT)
         Deaf(number)
@@ -43,10 +48,10 @@ def test_what_a_finaliser_swallows_comes_at_the_next_event(number, ends):
 
 
 def test_handlers_are_put_back():
-    before = [signal.getsignal(number) for number, _ in ENDS]
+    before = [signal.getsignal(number) for number, *_ in ENDS]
     with end_cleanly():
-        assert [signal.getsignal(number) for number, _ in ENDS] != before
-    assert [signal.getsignal(number) for number, _ in ENDS] == before
+        assert [signal.getsignal(number) for number, *_ in ENDS] != before
+    assert [signal.getsignal(number) for number, *_ in ENDS] == before
 
 
 def test_an_ignored_interrupt_stays_ignored():

@@ -1,11 +1,7 @@
-"""The run folder: complete or absent, readable without pickle, and enough to repeat the run."""
+"""The run folder: every file whole or absent, readable without pickle; places in use are refused."""
 
 import csv
-import hashlib
-import json
-import os
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +9,8 @@ import pytest
 from lipray.certify.certificate import Certificate, Status
 from lipray.compose.bound import Bound
 from lipray.errors import StoreError
-from lipray.run.folder import choose_folder, read_result, write_run
+from lipray.run.folder import RunFolder, choose_folder, open_run, read_manifest, read_result
+from lipray.run.outcome_files import outcome_files
 from lipray.run.records import ModelRecord, ResultRecord, SubproblemRecord
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -61,14 +58,19 @@ def bound():
 
 
 def write(folder):
-    write_run(folder, bound=bound(), result=result(), config={"seed": 3, "memory": 2**33}, started=NOW, seed=3)
+    for name, content in outcome_files(bound(), result(), None).items():
+        open_run(folder).write(name, content)
 
 
 def test_everything_is_there_and_reads_back(tmp_path):
     folder = tmp_path / "deep" / "run"
     write(folder)
-    names = {"result.json", "subproblems.csv", "manifest.json", "witness.npz", "shape_matrices.npz"}
-    assert {path.name for path in folder.iterdir()} == names
+    assert {path.name for path in folder.iterdir()} == {
+        "result.json",
+        "subproblems.csv",
+        "witness.npz",
+        "shape_matrices.npz",
+    }
     assert list(folder.parent.iterdir()) == [folder]
     back = read_result(folder)
     assert back == result()
@@ -85,23 +87,10 @@ def test_everything_is_there_and_reads_back(tmp_path):
     assert rows[0]["product"] == ""
 
 
-def test_manifest_says_what_the_run_depended_on(tmp_path):
-    write(tmp_path / "run")
-    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    assert {"python", "lipray", "torch", "ray", "cvxpy", "clarabel", "numpy", "scipy"} <= set(manifest["versions"])
-    assert manifest["thread_variables"]["OMP_NUM_THREADS"] == os.environ["OMP_NUM_THREADS"]
-    assert manifest["model"]["hash"] == MODEL.hash
-    assert manifest["config"] == {"seed": 3, "memory": 2**33}
-    assert manifest["seed"] == 3
-    assert manifest["started"] == "2026-01-02T03:04:05+00:00"
-    for name, digest in manifest["files"].items():
-        assert hashlib.sha256((tmp_path / "run" / name).read_bytes()).hexdigest() == digest
-    assert os.uname().nodename not in (tmp_path / "run" / "manifest.json").read_text()
-
-
 def test_an_empty_folder_may_be_used(tmp_path):
     (tmp_path / "out").mkdir()
-    assert choose_folder(tmp_path / "out", "net", "ab", NOW) == tmp_path / "out"
+    chosen = choose_folder(tmp_path / "out", None, "net", "ab", NOW)
+    assert chosen.place == str(tmp_path / "out")
     write(tmp_path / "out")
     assert (tmp_path / "out" / "result.json").exists()
 
@@ -117,34 +106,39 @@ def test_a_place_in_use_is_refused(tmp_path, kind):
         out.mkdir()
         (out / "mine").write_text("mine")
     with pytest.raises(StoreError, match="out"):
-        choose_folder(out, "net", "ab", NOW)
+        choose_folder(out, None, "net", "ab", NOW)
 
 
 def test_a_parent_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError):
-        choose_folder(tmp_path / "file" / "out", "net", "ab", NOW)
+        choose_folder(tmp_path / "file" / "out", None, "net", "ab", NOW)
+    with pytest.raises(StoreError):
+        choose_folder(None, str(tmp_path / "file"), "net", "ab", NOW)
 
 
-def test_names_are_safe_and_never_collide(tmp_path, monkeypatch):
+@pytest.mark.parametrize("store", [None, "kept", "memory://kept"])
+def test_names_are_safe_and_never_collide(tmp_path, monkeypatch, store):
     monkeypatch.chdir(tmp_path)
-    folder = choose_folder(None, "../../a b/ü:c", "0123456789abcdef", NOW)
-    assert folder == Path("runs") / "20260102T030405Z-a-b-c-01234567"
-    folder.mkdir(parents=True)
-    again = choose_folder(None, "../../a b/ü:c", "0123456789abcdef", NOW)
-    assert again.name == folder.name + ".2"
-    again.mkdir()
-    assert choose_folder(None, "../../a b/ü:c", "0123456789abcdef", NOW).name == folder.name + ".3"
+    names = []
+    for _ in range(3):
+        folder = choose_folder(None, store, "../../a b/ü:c", "0123456789abcdef", NOW)
+        assert folder.place == f"{store or 'runs'}/{folder.name}"
+        folder.write("manifest.json", b"{}")
+        names.append(folder.name)
+    first = "20260102T030405Z-a-b-c-01234567"
+    assert names == [first, first + ".2", first + ".3"]
+    open_run(f"{store or 'runs'}").files.remove("")
 
 
-def test_nothing_is_left_of_a_write_that_failed(tmp_path, monkeypatch):
+def test_what_cannot_be_written_is_a_store_error(tmp_path, monkeypatch):
     def full(*_args, **_keywords):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(StoreError, match="No space left"):
         write(tmp_path / "run")
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_damaged_results_are_refused(tmp_path):
@@ -158,3 +152,17 @@ def test_damaged_results_are_refused(tmp_path):
     )
     with pytest.raises(StoreError):
         read_result(tmp_path)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(StoreError, match="holds no run"):
+        read_manifest(open_run(tmp_path))
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(StoreError, match="no manifest"):
+        read_manifest(open_run(tmp_path))
+
+
+def test_a_run_is_named_by_its_folder(tmp_path):
+    assert open_run(f"{tmp_path}/a/b/").name == "b"
+    assert isinstance(open_run("memory://a/b"), RunFolder)
+    assert open_run("memory://a/b").name == "b"
