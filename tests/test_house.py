@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lipray"
 FILES = sorted(PACKAGE.rglob("*.py"))
-STAGES = ("model", "verify", "partition", "certify", "compose", "run", "report", "cli")
+STAGES = ("model", "verify", "partition", "certify", "compose", "run", "report", "jobs", "cli")
 ANYWHERE = {"errors", "config"}
 LONGEST = 600
 
@@ -79,7 +79,7 @@ def test_heavy_libraries_stay_where_they_belong(path):
     for module, top in imports(path):
         library = module.split(".")[0]
         if library == "ray":
-            assert place.startswith("run/ray_"), place
+            assert place.startswith("run/ray_") or (place == "jobs/client.py" and not top), place
         if library in {"cvxpy", "clarabel"}:
             assert place == "certify/sdp.py", place
         if library == "torch":

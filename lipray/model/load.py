@@ -24,7 +24,7 @@ from lipray.model.network import Network
 if TYPE_CHECKING:
     from torch import nn
 
-_FILE_SUFFIXES = frozenset({".onnx", ".pt2", ".pt", ".pth", ".pkl", ".pickle", ".ts", ".torchscript", ".safetensors"})
+FILE_SUFFIXES = frozenset({".onnx", ".pt2", ".pt", ".pth", ".pkl", ".pickle", ".ts", ".torchscript", ".safetensors"})
 """A model with such a name is a file even if it does not exist."""
 
 _FORMS = (
@@ -78,16 +78,17 @@ def load_network(
     if spec in ARCHITECTURES:
         return _built_in(ARCHITECTURES[spec], input_shape, weights, trust=trust_model)
     path = Path(spec)
-    if path.suffix.lower() in _FILE_SUFFIXES or path.is_file():
+    if path.suffix.lower() in FILE_SUFFIXES or path.is_file():
         if not path.exists():
             raise ModelNotFoundError(spec, "there is no such file", hint="Check the path.")
         return _from_file(path, input_shape, weights, trust=trust_model)
     if ":" in spec:
         return _from_factory(spec, input_shape, weights, trust=trust_model)
-    raise _unknown(spec)
+    raise unknown_model(spec)
 
 
-def _unknown(spec: str) -> ModelNotFoundError:
+def unknown_model(spec: str) -> ModelNotFoundError:
+    """The error that tells which forms a model's name has, and which architectures have similar names."""
     near = difflib.get_close_matches(spec.lower(), ARCHITECTURES, n=3, cutoff=0.6)
     forms = _FORMS.format(", ".join(ARCHITECTURES))
     hint = f"Did you mean {' or '.join(near)}? {forms}" if near else forms

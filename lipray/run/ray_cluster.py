@@ -36,6 +36,8 @@ _OPTIONS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_IN_A_JOB = {"RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}
+"""Where a job's runtime environment sets a thread variable too, ours counts; without this Ray refuses both."""
 _EARLY_OPTIONS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "token",
@@ -104,7 +106,7 @@ def _embed(workers: int | None, threads: int, gpus: int) -> Cluster:
                 num_cpus=workers,
                 num_gpus=gpus,
                 include_dashboard=False,
-                object_store_memory=max(100 * 2**20, min(2 * 2**30, machine_memory() // 10)),
+                object_store_memory=object_store_bytes(),
                 log_to_driver=False,
                 logging_level="ERROR",
                 namespace="lipray",
@@ -120,10 +122,15 @@ def _embed(workers: int | None, threads: int, gpus: int) -> Cluster:
     return cluster
 
 
+def object_store_bytes() -> int:
+    """Shared memory that an embedded Ray may use for its objects."""
+    return max(100 * 2**20, min(2 * 2**30, machine_memory() // 10))
+
+
 def _join(address: str, threads: int) -> Cluster:
     """Connect to a running cluster, after seeing that something answers there."""
     _probe(address)
-    environment = _set(_OPTIONS)
+    environment = _set(_OPTIONS | _IN_A_JOB)
     cluster = Cluster(address, embedded=False, environment=environment)
     try:
         _answers(address)
