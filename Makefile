@@ -68,9 +68,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e .
 	@touch $@
 
+# Without the server of S3 its tests are skipped.
 $(VENV)/.installed-test: pyproject.toml constraints.txt $(VENV)/.installed
 	@echo "installing the test tools into $(VENV)"
 	$(PIP) -e ".[test]"
+	-$(PIP) -e ".[test-s3]"
 	@touch $@
 
 $(VENV)/.installed-bench: pyproject.toml constraints.txt $(VENV)/.installed-test

@@ -1,0 +1,1 @@
+"""What ``lipray doctor`` looks at; each check gives findings and leaves nothing behind."""
