@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lipray.errors import ClusterError
 from lipray.jobs.address import Address, resolve
-from lipray.jobs.greeting import Head, greet
+from lipray.jobs.greeting import WANTS_TOKEN, Head, greet
 from lipray.jobs.token import FILE, MODE, VALUE, find_token
 from lipray.run.checks.findings import Finding, fault, fault_of, good, warning
 from lipray.run.ray_doctor import unprotected
@@ -56,7 +56,7 @@ def dashboard(text: str) -> Iterator[Finding]:
         head: Head | None = greet(address, None)
     except ClusterError as error:
         closed, head = error, None
-        if not _wants_token(error):
+        if error.args[-1] != WANTS_TOKEN:
             yield fault_of(name, error)
             return
     if closed is None:
@@ -102,7 +102,3 @@ def _versions(head: Head) -> Finding:
         remedy = f"Use the same on both sides: here it is {', '.join(wrong)}."
         return fault("dashboard", f"answers with {text}", remedy, code=ClusterError.exit_code)
     return good("dashboard", f"answers with {text}")
-
-
-def _wants_token(error: ClusterError) -> bool:
-    return "wants a token" in str(error.args[-1])

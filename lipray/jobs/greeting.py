@@ -22,6 +22,8 @@ from lipray.jobs.token import headers
 SECONDS = 10.0
 """How long an answer may take."""
 
+WANTS_TOKEN = "the cluster wants a token, and there is none here"
+
 NO_RAY = "pip install 'ray[default]'"
 
 _UNLOCK_HINT = (
@@ -104,7 +106,7 @@ def _get(address: Address, token: str | None, path: str) -> dict[str, Any]:
 
 def _refusal(address: Address, code: int, *, given: bool) -> ClusterError:
     if code in {401, 403}:
-        why = "the cluster refuses the token" if given else "the cluster wants a token, and there is none here"
+        why = "the cluster refuses the token" if given else WANTS_TOKEN
         return ClusterError(address.url, why, hint=_UNLOCK_HINT)
     if code in {502, 503, 504}:
         return ClusterError(address.url, f"the cluster does not answer now (HTTP {code})", hint=_GONE_HINT)
