@@ -22,7 +22,7 @@ from lipray.jobs.token import headers
 SECONDS = 10.0
 """How long an answer may take."""
 
-WANTS_TOKEN = "the cluster wants a token, and there is none here"
+WANTS_TOKEN = "the cluster wants a token, and there is none here"  # noqa: S105 - says that there is none
 
 NO_RAY = "pip install 'ray[default]'"
 
