@@ -36,6 +36,8 @@ _OPTIONS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""By which Ray hands a job's driver the runtime environment of the job."""
 _IN_A_JOB = {"RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}
 """Where a job's runtime environment sets a thread variable too, ours counts; without this Ray refuses both."""
 _EARLY_OPTIONS = {
@@ -133,7 +135,8 @@ def _join(address: str, threads: int) -> Cluster:
     environment = _set(_OPTIONS | _IN_A_JOB)
     cluster = Cluster(address, embedded=False, environment=environment)
     try:
-        _answers(address)
+        if _JOB_VARIABLE not in os.environ:  # the driver of a job was started by the cluster that it joins
+            _answers(address)
         import ray
 
         with _keep_sigterm():

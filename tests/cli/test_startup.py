@@ -22,7 +22,10 @@ def run(code, folder):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["plan", "--help"], ["estimate", "--help"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["--version"], ["plan", "--help"], ["estimate", "--help"], ["submit", "--help"], ["stop", "--help"]],
+)
 def test_help_imports_nothing_heavy(words, tmp_path):
     banned = ["torch", "ray", "cvxpy", "clarabel", "onnx", "numpy", "scipy", "pydantic", "rich"]
     run(CHECK.format(words=words, banned=banned), tmp_path)

@@ -1,6 +1,7 @@
 """A Ray head with its dashboard for tests: a child process on loopback, with a token, that ends with the test."""
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -70,15 +71,34 @@ class Head:
 
     def start(self, *words, cwd, **environment):
         """``lipray`` as a process of its own."""
+        return self._start([sys.executable, "-m", "lipray", *map(str, words)], cwd, environment)
+
+    def _start(self, words, cwd, environment):
         own = {"RAY_API_SERVER_ADDRESS": self.url, "RAY_AUTH_TOKEN": self.token, "HOME": str(self.folder)}
         return subprocess.Popen(
-            [sys.executable, "-m", "lipray", *map(str, words)],
+            words,
             cwd=cwd,
             env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | own | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def run_all(self, *commands, cwd):
+        """Several commands one after the other in one process, which imports Ray once: (exit code, stdout, stderr)."""
+        code = (
+            "import json, sys\n"
+            "from click.testing import CliRunner\n"
+            "from lipray.cli.main import cli\n"
+            "ended = [CliRunner().invoke(cli, words) for words in json.loads(sys.argv[1])]\n"
+            "print(json.dumps([(end.exit_code, end.stdout, end.stderr) for end in ended]))\n"
+        )
+        words = json.dumps([[str(word) for word in words] for words in commands])
+        process = self._start([sys.executable, "-c", code, words], cwd, {})
+        out, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err
+        assert self.token not in out + err
+        return json.loads(out)
 
     def run(self, *words, cwd, **environment):
         """``lipray`` until it has ended: exit code, stdout, stderr."""
