@@ -332,6 +332,36 @@ def test_the_command_keeps_to_a_bucket(bucket, tmp_path):
     assert stored(results[1]) == {True}
 
 
+def invoke(*line):
+    done = CliRunner().invoke(cli, [str(word) for word in line])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_runs_live_in_a_bucket_and_are_listed_and_gone_on_with(bucket, tmp_path, monkeypatch):
+    system, place = bucket
+    monkeypatch.chdir(tmp_path)
+    serial = ("--executor", "serial", "--method", "product", "--quiet", "--run-id")
+    first = json.loads(invoke(*words(tmp_path, place, *serial, "one")))
+    assert first["folder"] == f"{place}/one"
+    kept = {path.rpartition("/")[2] for path in files(system, f"{place}/one")}
+    assert {"manifest.json", "plan.json", "events.jsonl", "progress.json", "result.json"} <= kept
+    manifest = json.loads(system.cat_file(f"{place}/one/manifest.json"))
+    assert (manifest["state"], manifest["store"]) == ("finished", place)
+    listed = [json.loads(line) for line in invoke("runs", place, "--json").splitlines()]
+    assert "one" in json.dumps(listed)
+    # Cut off before its end: the result is gone, and the manifest says that it runs.
+    system.rm_file(f"{place}/one/result.json")
+    running = manifest | {"state": "running", "files": {}, "finished": ""}
+    system.pipe_file(f"{place}/one/manifest.json", json.dumps(running).encode())
+    again = json.loads(invoke("resume", f"{place}/one", "--json", "--quiet"))
+    assert again["upper"] == first["upper"]
+    assert json.loads(system.cat_file(f"{place}/one/manifest.json"))["attempt"] == 2
+    events = system.cat_file(f"{place}/one/events.jsonl").decode().splitlines()
+    assert sum(json.loads(line)["event"] == "plan_ready" for line in events) == 2
+    assert not list(tmp_path.glob("runs"))
+
+
 def stored(result):
     """Whether the sub-problems came from the store; products of norms never do."""
     return {row["stored"] for row in result["subproblems"] if row["method"] != "product"}
