@@ -24,7 +24,7 @@ def run(code, folder):
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["--version"], ["plan", "--help"], ["estimate", "--help"], ["submit", "--help"], ["stop", "--help"]],
+    [["--help"], ["--version"], *([command, "--help"] for command in ("plan", "estimate", "submit", "stop", "doctor"))],
 )
 def test_help_imports_nothing_heavy(words, tmp_path):
     banned = ["torch", "ray", "cvxpy", "clarabel", "onnx", "numpy", "scipy", "pydantic", "rich"]
