@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -47,8 +49,13 @@ def logs_command(job: str, *, follow: bool, address: str | None, insecure: bool,
     out = sys.stdout
 
     def write(text: str) -> None:
-        out.write(text)
-        out.flush()
+        try:
+            out.write(text)
+            out.flush()
+        except BrokenPipeError:
+            # Whoever read has gone; that is no fault of the cluster's, and nothing to say more about.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+            raise SystemExit(1) from None
 
     with reach(*admitted(address, insecure=insecure)) as jobs:
         found = jobs.find(job)
@@ -95,13 +102,17 @@ def stop_command(job: str, *, address: str | None, insecure: bool, as_json: bool
 
 def report(jobs: Jobs, job: Job) -> JobReport:
     """A job, and of its run what the store or else its log tells."""
+    from lipray.errors import ClusterError
     from lipray.jobs.job import State
     from lipray.jobs.report import describe, last_line, read_bound, read_progress
 
     result = read_bound(job) if job.state.ended else None
     progress = None if result is not None else read_progress(job)
-    unknown = result is None and progress is None and job.state is not State.PENDING
-    return describe(job, result=result, progress=progress, last_line=last_line(jobs.logs(job)) if unknown else "")
+    line = ""
+    if result is None and progress is None and job.state is not State.PENDING:
+        with suppress(ClusterError):  # the node that has the log may have gone
+            line = last_line(jobs.logs(job))
+    return describe(job, result=result, progress=progress, last_line=line)
 
 
 def how_to_go_on(job: Job) -> str:

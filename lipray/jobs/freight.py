@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lipray.errors import CheckpointError, ClusterError, ModelNotFoundError, UsageError
+from lipray.errors import CheckpointError, ModelNotFoundError, UsageError
 from lipray.model.architectures import ARCHITECTURES
 from lipray.model.load import FILE_SUFFIXES, unknown_model
 
@@ -44,7 +44,7 @@ class Freight:
         """The folder to ship, while inside; none where there is nothing to ship.
 
         Raises:
-            ClusterError: it is larger than Ray takes.
+            UsageError: it is larger than Ray takes.
         """
         if not self.files:
             yield None
@@ -63,9 +63,9 @@ class Freight:
         if total <= LIMIT:
             return
         largest = ", ".join(f"{place} ({size / 2**20:.0f} MiB)" for size, place in sizes[:_SHOWN])
-        raise ClusterError(
-            "working directory",
-            f"it holds {total / 2**20:.0f} MiB, and a job takes at most {LIMIT / 2**20:.0f}; the largest: {largest}",
+        raise UsageError(
+            "files of the job",
+            f"{total / 2**20:.0f} MiB, and a job takes at most {LIMIT / 2**20:.0f}; the largest: {largest}",
             hint="Put large files where the cluster sees them, and name them by their paths there with --no-ship.",
         )
 

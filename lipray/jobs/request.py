@@ -17,7 +17,10 @@ PREFIX = "lipray"
 DIGITS = 16
 
 ELSEWHERE = frozenset({"executor", "address", "workers", "out", "store", "run_id"})
-"""Options that say where an estimate runs and where it is kept, and nothing about its result."""
+"""Options that say where an estimate runs and where it is kept; a job decides them itself."""
+
+CONDUCT = frozenset({"elastic", "stuck_after"})
+"""Options that the driver is given, and that change nothing about its result."""
 
 _FILES = frozenset({"weights", "data"})
 """Options whose files are identified by their content."""
@@ -62,7 +65,7 @@ def make_request(
         name: of the run; the model's by default.
         trust_model: open files that can run code.
     """
-    options = config.model_dump(mode="json", exclude=set(ELSEWHERE | _FILES))
+    options = config.model_dump(mode="json", exclude=set(ELSEWHERE | CONDUCT | _FILES))
     config_hash = _hash(options)
     plain = re.sub(r"[^A-Za-z0-9_.]+", "-", name or freight.name).strip("-.")[:40] or "model"
     identity = {"version": __version__, "model": freight.content, "config": options}

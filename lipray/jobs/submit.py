@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import lipray
 from lipray.errors import ClusterError, UsageError
@@ -35,10 +36,13 @@ def choose_store(given: str | None, address: Address) -> str:
     """Where the driver keeps the run: as given, or ``runs`` in the current folder where the cluster is this machine.
 
     Raises:
-        UsageError: none was given for another machine, or it is a relative path there.
+        UsageError: none was given for another machine, it is a relative path there, or its URL holds a password.
     """
     hint = "Give --store a path that the whole cluster sees, such as /shared/runs, or a URL such as s3://bucket/runs."
     if given is not None and "://" in given:
+        if ":" in urlsplit(given).netloc.rpartition("@")[0]:
+            why = "the URL holds a password, which a job's command line would show"
+            raise UsageError("--store", why, hint="Give it to the cluster by the environment or a file of its own.")
         return given
     if address.loopback:
         return str(Path(given or "runs").absolute())

@@ -12,12 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from lipray.cli.main import cli
-from lipray.errors import ClusterError
+from lipray.errors import ClusterError, UsageError
 from lipray.jobs import client, greeting
 from lipray.jobs.address import VARIABLE, resolve
 from lipray.jobs.greeting import check_versions, greet
 from lipray.jobs.job import Job, State
-from lipray.jobs.request import make_request  # noqa: F401 - the stage can be imported without Ray
 from lipray.jobs.submit import check_start, choose_store, complaint
 
 SECRET = "a-secret-word"  # noqa: S105 - nobody's
@@ -183,6 +182,9 @@ def test_another_machine_wants_a_store():
         )
         assert outcome.exit_code == 2, outcome.output
         assert "--store" in outcome.stderr
+    with pytest.raises(UsageError, match="holds a password") as caught:
+        choose_store("s3://key:geheim@bucket/runs", remote)
+    assert "geheim" not in str(caught.value)
     assert choose_store("/shared/runs", remote) == "/shared/runs"
     assert choose_store("s3://bucket/runs", remote) == "s3://bucket/runs"
     assert choose_store(None, local).endswith("/runs")
@@ -263,3 +265,45 @@ def test_exit_codes(state, exit_code, status):
     job = Job("job", "job", 1, state, "m", "/runs", "0", "c", "", False, 1.0, 2.0, exit_code, "")
     assert job.status_code == status
     assert job.meaning not in {"", "unknown"}
+
+
+class Tail:
+    """A client of Ray's whose connection breaks off; each list is what comes before it does."""
+
+    def __init__(self, *pieces):
+        self.pieces = list(pieces)
+
+    async def tail_job_logs(self, _name):
+        for text in self.pieces.pop(0):
+            yield text
+        if self.pieces:
+            raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+
+
+def follow(tail, monkeypatch, *, alive=True):
+    def answer(address, _token):
+        if not alive:
+            raise ClusterError(address.url, "no cluster answers")
+
+    monkeypatch.setattr(client, "greet", answer)
+    monkeypatch.setattr(client, "PAUSE", 0.0)
+    jobs = object.__new__(client.Jobs)
+    jobs.address, jobs._token, jobs._client = resolve("http://127.0.0.1:1"), None, tail
+    seen = []
+    jobs.follow(failed(0), seen.append)
+    return "".join(seen)
+
+
+def test_a_log_that_breaks_off_is_taken_up_where_it_was(monkeypatch):
+    tail = Tail(["one\ntwo\n", "thr"], [], ["on", "e\ntwo\nthree\nfour\n"], ["one\ntwo\nthree\nfour\n", "five\n"])
+    assert follow(tail, monkeypatch) == "one\ntwo\nthree\nfour\nfive\n"
+
+
+def test_a_log_that_breaks_off_because_the_cluster_has_gone(monkeypatch):
+    with pytest.raises(ClusterError, match="no cluster answers"):
+        follow(Tail(["one\n"], ["never"]), monkeypatch, alive=False)
+
+
+def test_a_log_that_always_breaks_off_is_given_up(monkeypatch):
+    with pytest.raises(ClusterError, match="closed unexpectedly"):
+        follow(Tail(*[["one\n"]] * 20), monkeypatch)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lipray.errors import CheckpointError, ClusterError, ModelNotFoundError, UsageError
+from lipray.errors import CheckpointError, ModelNotFoundError, UsageError
 from lipray.jobs import freight
 from lipray.jobs.freight import pack
 
@@ -162,6 +162,6 @@ def test_a_working_folder_that_is_none_is_refused():
 def test_what_is_too_large_is_refused_with_the_largest_named(monkeypatch):
     monkeypatch.setattr(freight, "LIMIT", 10)
     parcel = pack("net.onnx", None, None)
-    with pytest.raises(ClusterError, match=r"model/net\.onnx") as caught, parcel.loaded():
+    with pytest.raises(UsageError, match=r"model/net\.onnx") as caught, parcel.loaded():
         pytest.fail("it was loaded")
     assert "--no-ship" in caught.value.hint

@@ -24,6 +24,7 @@ def test_the_same_request_has_the_same_name():
     assert run_of().startswith("lipray-lenet5-")
     # The same in another process, and on another machine: nothing of this one is in it.
     assert run_of() == run_of(executor="serial", workers=3, store="elsewhere", run_id="x")
+    assert run_of() == run_of(elastic=True, stuck_after=60)
     assert run_of(memory="8GiB", time_limit="1m") == run_of(memory=8 * 2**30, time_limit=60)
 
 
@@ -76,6 +77,7 @@ CONFIGS = [
     {"pairs": ((3, 5), (1, -2)), "input_shape": (3, 32, 32), "memory": "12GiB", "budget": "1h30m"},
     {"output_rows": (-1, 7), "time_limit": 0.125, "iterations": 0, "lower_starts": 0, "threads": 4, "seed": 7},
     {"device": "cuda", "input_shape": (64,), "weights": "w.pt", "data": "d.npy"},
+    {"elastic": True, "stuck_after": "2m"},
 ]
 
 
@@ -103,9 +105,9 @@ def test_the_driver_is_given_the_same_options(options):
 
 def test_every_option_is_either_sent_or_left_on_purpose():
     """A new option of an estimate is sent by itself; this fails where it has a form that is not understood."""
-    decisive = set(EstimateConfig.model_fields) - requests.ELSEWHERE
+    sent = set(EstimateConfig.model_fields) - requests.ELSEWHERE
     covered = set().union(*(set(options) for options in CONFIGS))
-    assert decisive <= covered | {"method"}, decisive - covered
+    assert sent <= covered | {"method"}, sent - covered
 
 
 @pytest.mark.parametrize(
