@@ -110,11 +110,12 @@ class EstimateConfig(BaseModel):
 
     ``memory`` is in bytes and takes units; ``budget`` is wall-clock seconds of the whole estimate and ``time_limit``
     seconds per sub-problem, both with units. ``threads`` is the number of threads of one sub-problem:
-    ``None`` means one on Ray and all cores in the serial executor. ``switch`` is the node after which the torus is
-    left, or "none"; ``chain`` keeps blocks on tori together, ``None`` does so unless ``block_depth`` is given.
-    ``partition_factor`` ``None`` lets the planner search, ``lower_starts`` ``None`` chooses from the cost of one
-    evaluation, 0 leaves the lower bound out. ``store`` is a path or fsspec URL where solved sub-problems are kept, and
-    runs by their ``run_id``.
+    ``None`` means one on Ray and all cores in the serial executor. ``elastic``: nodes may join the cluster later;
+    ``stuck_after``: seconds without a word after which a task on Ray is done anew, ``None`` by a rule. ``switch`` is
+    the node after which the torus is left, or "none"; ``chain`` keeps blocks on tori together, ``None`` does so unless
+    ``block_depth`` is given. ``partition_factor`` ``None`` lets the planner search, ``lower_starts`` ``None`` chooses
+    from the cost of one evaluation, 0 leaves the lower bound out. ``store`` is a path or fsspec URL where solved
+    sub-problems are kept, and runs by their ``run_id``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -139,6 +140,8 @@ class EstimateConfig(BaseModel):
     address: str | None = None
     workers: int | None = Field(default=None, ge=1)
     threads: int | None = Field(default=None, ge=1)
+    elastic: bool = False
+    stuck_after: Duration | None = None
     lower_starts: int | None = Field(default=None, ge=0)
     seed: int = Field(default=0, ge=0)
     data: Path | None = None

@@ -12,7 +12,7 @@ from types import FrameType
 from rich.console import Console, RenderableType
 
 from lipray.run.events import Event, Listener
-from lipray.run.stop import Stopped
+from lipray.run.stop import Stopped, tell
 
 
 def print_result(result: RenderableType) -> None:
@@ -43,7 +43,8 @@ def end_cleanly() -> Iterator[Callable[[Listener], Listener]]:
     def stop(number: int, _frame: FrameType | None) -> None:
         asked.append(number)
         if len(asked) == 1:
-            raise Stopped(number)
+            tell(number)
+            return
         if number == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
         raise KeyboardInterrupt

@@ -69,6 +69,8 @@ _RUN = (
     click.option("--address", metavar="ADDRESS", help="Ray cluster: auto, or HOST:PORT. Default: an embedded Ray."),
     click.option("--workers", "--num-cpus", "workers", type=int, metavar="N", help="CPUs of the embedded Ray."),
     click.option("--threads", type=int, metavar="N", help="Threads of one sub-problem (Ray: 1, serial: all)."),
+    click.option("--elastic", is_flag=True, default=None, help="Nodes may still join: wait for one large enough."),
+    click.option("--stuck-after", metavar="TIME", help="Do a task on Ray anew after this time without a word from it."),
     click.option("--lower-starts", type=int, metavar="N", help="Starts of the lower bound's search; 0 for none."),
     click.option("--data", type=_PATH, metavar="FILE.npy", help="Points (N, C, H, W) to start that search from."),
     click.option("--seed", type=int, metavar="N", help="Of the lower bound's random starts (default 0)."),

@@ -118,6 +118,7 @@ def estimate_network(
     work = worklist(plan)
     planned = schedule(network, plan, work, config, clock, executor.width(config.device))
     executor.check(planned.everything)
+    executor.listen(notify)
     problems = sum(not isinstance(task.work, Ascent) for task in planned.everything)
     notify(PlanReady(plan, len(planned.everything), problems, executor.description))
     state = Bracket(plan, work, config.composition, planned.everything, notify)

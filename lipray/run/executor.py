@@ -14,6 +14,7 @@ from lipray.run.lower_bound import Ascent, Witness
 if TYPE_CHECKING:
     from lipray.certify.certificate import Certificate
     from lipray.certify.frequency.bundle import AnyBundle, AnyResult
+    from lipray.run.events import Listener
     from lipray.verify.prove import Figure, Problem
 
     Work = Subproblem | Ascent | AnyBundle | Problem
@@ -102,6 +103,9 @@ class Executor(Protocol):
         Raises:
             ClusterError: the place where tasks run is lost.
         """
+
+    def listen(self, notify: Listener) -> None:
+        """Tell a listener of what is tried again."""
 
     def release(self) -> None:
         """Let go of the arrays that were kept."""

@@ -13,7 +13,7 @@ from lipray.run.objects import ALGORITHM
 from lipray.run.records import ManifestRecord, ProgressRecord
 from lipray.run.session import Continued
 
-ELSEWHERE = frozenset({"executor", "address", "workers", "threads", "out", "store", "run_id"})
+ELSEWHERE = frozenset({"executor", "address", "workers", "threads", "elastic", "stuck_after", "out", "store", "run_id"})
 """Options that say where a run is done and kept, not what it is."""
 
 

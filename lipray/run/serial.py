@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lipray.errors import InfeasibleResourcesError
+from lipray.run.events import Listener
 from lipray.run.executor import Outcome, Task, attempt, late
 
 
@@ -52,6 +53,9 @@ class SerialExecutor:
             torch.set_num_threads(self._threads)
         for task in tasks:
             yield attempt(task) if deadline is None or time.monotonic() < deadline else late(task)
+
+    def listen(self, notify: Listener) -> None:
+        """Nothing is tried twice here."""
 
     def release(self) -> None:
         """Nothing is kept."""

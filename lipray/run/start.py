@@ -6,6 +6,7 @@ from lipray.config import EstimateConfig
 from lipray.errors import UsageError
 from lipray.run.executor import Executor
 from lipray.run.serial import SerialExecutor
+from lipray.run.stop import Stopped, whole
 
 
 def start_executor(config: EstimateConfig) -> Executor:
@@ -21,10 +22,17 @@ def start_executor(config: EstimateConfig) -> Executor:
     from lipray.run.ray_cluster import connect
 
     threads = config.threads or 1
-    cluster = connect(config.address, workers=config.workers, threads=threads, gpus=gpus)
+    cluster = None
+    try:
+        with whole():
+            cluster = connect(config.address, workers=config.workers, threads=threads, gpus=gpus)
+    except Stopped:
+        if cluster is not None:
+            cluster.close()
+        raise
     from lipray.run.ray_executor import RayExecutor  # only now: connecting prepares the import of Ray
 
-    return RayExecutor(cluster, threads=threads)
+    return RayExecutor(cluster, threads=threads, elastic=config.elastic, stuck_after=config.stuck_after)
 
 
 def count_gpus() -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Stopped(BaseException):
@@ -24,3 +26,38 @@ class Stopped(BaseException):
     def exit_code(self) -> int:
         """What a shell makes of that signal: 130 or 143."""
         return 128 + self.number
+
+
+_held = 0
+_told: int | None = None
+
+
+def tell(number: int) -> None:
+    """Stop the run now, or at the end of what must not be torn apart. To be called by a signal handler.
+
+    Raises:
+        Stopped: unless inside ``whole``.
+    """
+    global _told  # noqa: PLW0603 - signals are the process'
+    if _held:
+        _told = number
+        return
+    raise Stopped(number)
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """What is inside is not torn apart: calls of Ray's compiled parts make another error of an exception inside.
+
+    Raises:
+        Stopped: at the end, if the run was told to stop in the meantime.
+    """
+    global _held, _told  # noqa: PLW0603 - signals are the process'
+    _held += 1
+    try:
+        yield
+    finally:
+        _held -= 1
+    if _told is not None and not _held:
+        number, _told = _told, None
+        raise Stopped(number)

@@ -80,16 +80,16 @@ def executor():
 @pytest.fixture
 def sabotage(monkeypatch):
     """``sabotage(word, bomb)``: tasks whose label has the word carry the bomb."""
-    from lipray.run import ray_executor
+    from lipray.run import ray_flight
 
-    whole = ray_executor.pack
+    whole = ray_flight.pack
 
     def plant(word, bomb):
         def pack(task, shared, token=None):
             parcel = whole(task, shared, token)
             return replace(parcel, arrays=(*parcel.arrays, bomb)) if word in task.label else parcel
 
-        monkeypatch.setattr(ray_executor, "pack", pack)
+        monkeypatch.setattr(ray_flight, "pack", pack)
 
     return plant
 
@@ -330,11 +330,12 @@ def test_a_running_cluster_is_joined_and_left_running(executor, tmp_path):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
-def test_a_stopped_command_leaves_nothing(tmp_path, number, code):
+def test_a_stopped_command_leaves_its_bound_and_no_process(tmp_path, number, code):
     # Many starts, so that it is still at work when it is told to stop.
-    process = command(tmp_path, "--lower-starts", "100000", "--workers", "1")
+    process = command(tmp_path, "--lower-starts", "100000", "--workers", "1", "--json")
     first = process.stderr.readline()
     assert "embedded Ray" in first, process.stderr.read()
+    assert "tasks, bound" in process.stderr.readline()  # a product bound is there
     children = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -342,9 +343,12 @@ def test_a_stopped_command_leaves_nothing(tmp_path, number, code):
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
-    assert out == ""
     assert "Traceback" not in err
-    assert not (tmp_path / "runs").exists()
+    (folder,) = [path.parent for path in (tmp_path / "runs").glob("*/manifest.json")]
+    assert f"lipray resume runs/{folder.name}" in err
+    result = json.loads((folder / "result.json").read_text())
+    assert result["state"] == "stopped"
+    assert json.loads(out)["upper"] == result["upper"] > 0.0
     deadline = time.monotonic() + 20
     while (left := [pid for pid in children if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
         time.sleep(0.2)
