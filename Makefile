@@ -73,6 +73,7 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt $(VENV)/.installed
 	@echo "installing the test tools into $(VENV)"
 	$(PIP) -e ".[test]"
 	-$(PIP) -e ".[test-s3]"
+	-$(PIP) -e ".[test-deploy]"
 	@touch $@
 
 $(VENV)/.installed-bench: pyproject.toml constraints.txt $(VENV)/.installed-test
