@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from dataclasses import dataclass
 from typing import Any
 
 READ_SECONDS = 120.0
@@ -11,16 +13,30 @@ WRITE_SECONDS = 60.0
 """How long anything else may take; a file that is written, longer by its size."""
 SLOW = 2**20
 """Bytes a second below which a connection is as good as none."""
+PATIENCE = 9.0
+"""How often the time that a fault has cost passes until the service is asked again, for what need not be kept."""
+QUICK = 1.0
+"""Seconds below which a fault costs nothing worth speaking of."""
+
+
+@dataclass(slots=True)
+class _Outage:
+    """Until when a service is left alone, and why."""
+
+    until: float = 0.0
+    why: str = ""
 
 
 class RemoteFiles:
     """A put is one request where the service has such, and atomic where the service's are.
 
-    What fsspec remembers of listings is forgotten before every use, because other processes write too.
+    What fsspec remembers of listings is forgotten before every use, because other processes write too. A service that
+    is gone costs a tenth of the time at most: after a fault that took long, everything but durable writes fails at once
+    for a while.
     """
 
-    def __init__(self, system: Any, root: str) -> None:
-        self._system, self._root = system, root.rstrip("/")
+    def __init__(self, system: Any, root: str, outage: _Outage | None = None) -> None:
+        self._system, self._root, self._outage = system, root.rstrip("/"), outage or _Outage()
 
     def read(self, name: str) -> bytes | None:
         """A file's content, ``None`` where there is none."""
@@ -33,7 +49,8 @@ class RemoteFiles:
 
     def write(self, name: str, content: bytes, *, durable: bool = True) -> None:
         """Put a whole file."""
-        del durable  # what a service has accepted, it keeps
+        if durable:
+            self._outage.until = 0.0
         path, seconds = self._path(name), WRITE_SECONDS + len(content) / SLOW
         try:
             self._call(seconds, "pipe_file", path, content)
@@ -43,7 +60,7 @@ class RemoteFiles:
 
     def append(self, name: str, content: bytes) -> None:
         """Read, and put the whole again: an object store has no other way."""
-        self.write(name, (self.read(name) or b"") + content)
+        self.write(name, (self.read(name) or b"") + content, durable=False)
 
     def move(self, name: str, other: str) -> None:
         """Rename a file."""
@@ -73,7 +90,7 @@ class RemoteFiles:
 
     def below(self, folder: str) -> RemoteFiles:
         """The files of a folder."""
-        return RemoteFiles(self._system, self._path(folder))
+        return RemoteFiles(self._system, self._path(folder), self._outage)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
@@ -100,11 +117,26 @@ class RemoteFiles:
         self._call(WRITE_SECONDS, "makedirs", path.rpartition("/")[0], exist_ok=True)
 
     def _call(self, seconds: float, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call the file system; one that answers by coroutines is given up after some time.
+        """Call the file system, unless it is left alone.
 
         Raises:
             OSError: whatever it raised, in a few words; FileNotFoundError and its like as they are.
         """
+        began = time.monotonic()
+        if began < self._outage.until:
+            raise OSError(self._outage.why)
+        try:
+            return self._ask(seconds, method, arguments, options)
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as fault:
+            took = time.monotonic() - began
+            if took > QUICK:
+                self._outage.until, self._outage.why = began + (1.0 + PATIENCE) * took, first_line(fault)
+            raise
+
+    def _ask(self, seconds: float, method: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Call a method; that of a file system which answers by coroutines is given up after some time."""
         coroutine = getattr(self._system, f"_{method}", None) if self._system.async_impl else None
         try:
             if coroutine is None:
@@ -113,7 +145,7 @@ class RemoteFiles:
 
             return sync(self._system.loop, coroutine, *arguments, timeout=seconds, **options)
         except TimeoutError as fault:
-            raise TimeoutError(str(fault) or f"no answer within {seconds:.0f} s") from None
+            raise TimeoutError(str(fault) or f"no answer within {seconds:g} s") from None
         except OSError:
             raise
         except Exception as fault:  # noqa: BLE001 - the libraries below have errors of their own

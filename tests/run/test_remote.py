@@ -90,9 +90,41 @@ def test_other_errors_come_as_those_of_files():
 def test_what_does_not_answer_is_given_up(monkeypatch):
     monkeypatch.setattr(remote, "WRITE_SECONDS", 0.5)
     began = time.monotonic()
-    with pytest.raises(TimeoutError, match="no answer within 0 s"):
+    with pytest.raises(TimeoutError, match=r"no answer within 0\.5 s"):
         RemoteFiles(Service(None), "bucket").write("name", b"")
     assert time.monotonic() - began < 20.0
+
+
+def test_a_service_that_is_gone_is_left_alone_for_a_while(monkeypatch):
+    monkeypatch.setattr(remote, "WRITE_SECONDS", 0.5)
+    monkeypatch.setattr(remote, "QUICK", 0.1)
+    files = RemoteFiles(Service(None), "bucket")
+
+    def seconds(work):
+        began = time.monotonic()
+        with pytest.raises(OSError, match="no answer within"):
+            work()
+        return time.monotonic() - began
+
+    assert seconds(lambda: files.write("name", b"")) > 0.4
+    # A journal, a listing and a read cost nothing then; what must be kept is tried.
+    assert seconds(lambda: files.below("journal").write("name", b"", durable=False)) < 0.2
+    assert seconds(lambda: files.names("folder")) < 0.2
+    assert seconds(lambda: files.read("name")) < 0.2
+    assert seconds(lambda: files.below("run").write("name", b"")) > 0.4
+    monkeypatch.setattr(remote, "PATIENCE", 0.0)
+    assert seconds(lambda: files.write("name", b"")) > 0.4
+    assert seconds(lambda: files.write("name", b"", durable=False)) > 0.4
+
+
+def test_faults_that_take_no_time_are_asked_about_again():
+    system = Service(PermissionError("not now"))
+    files = RemoteFiles(system, "bucket")
+    with pytest.raises(PermissionError):
+        files.write("name", b"", durable=False)
+    system.fault = PermissionError("never")
+    with pytest.raises(PermissionError, match="never"):
+        files.write("name", b"", durable=False)
 
 
 def test_a_store_that_goes_while_an_answer_is_put_away_costs_nothing(tmp_path, monkeypatch):

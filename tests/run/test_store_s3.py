@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from lipray.certify.solve import solve
 from lipray.cli.main import cli
 from lipray.errors import StoreError, UsageError
-from lipray.run import remote
+from lipray.run import remote, tasks
 from lipray.run.checks import place as places
 from lipray.run.events import TaskDone
 from lipray.run.files import open_files
@@ -448,12 +448,16 @@ def test_large_files_go_in_parts_and_come_back_whole(bucket):
 
 
 @LATER
-def test_a_server_that_is_gone_is_given_up_in_time_without_being_told(client):
+@pytest.mark.parametrize("case", ["tiles", "frequency"])
+def test_a_server_that_is_gone_is_given_up_in_time_without_being_told(client, monkeypatch, case):
+    """With a client that tries again for long, as it comes; a journal has many files to keep."""
+    monkeypatch.setattr(tasks, "LONG_ROUND", 0.0)
+    options = CASES[case] | {"iterations": 40}
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     client(f"http://127.0.0.1:{port}")
     began = time.monotonic()
-    outcome = run(open_store("s3://gone/prefix"), **CASES["tiles"])
-    assert time.monotonic() - began < 180.0
-    assert outcome.bound.upper == run(**CASES["tiles"]).bound.upper
+    outcome = run(open_store("s3://gone/prefix"), **options)
+    assert time.monotonic() - began < 240.0
+    assert outcome.bound.upper == run(**options).bound.upper
     assert outcome.store_faults
