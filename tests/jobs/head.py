@@ -62,6 +62,8 @@ class Head:
         """End this very process, and with it its children."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+        else:
+            print(f"the head had ended with {self.process.returncode}:\n{self.log.read_text()[-3000:]}")  # noqa: T201
         try:
             self.process.wait(timeout=30)
         except subprocess.TimeoutExpired:
