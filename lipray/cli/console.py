@@ -12,7 +12,7 @@ from types import FrameType
 from rich.console import Console, RenderableType
 
 from lipray.run.events import Event, Listener
-from lipray.run.stop import Stopped, tell
+from lipray.run.stop import Stopped, forget, tell
 
 
 def print_result(result: RenderableType) -> None:
@@ -63,5 +63,6 @@ def end_cleanly() -> Iterator[Callable[[Listener], Listener]]:
     try:
         yield watch
     finally:
+        forget()
         for number, handler in before.items():
             signal.signal(number, handler)

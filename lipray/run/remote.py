@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
+
+from lipray.run.stop import told_since
 
 READ_SECONDS = 120.0
 """How long a file may take to be read. Retries of the service's own come within it."""
@@ -13,8 +17,14 @@ WRITE_SECONDS = 60.0
 """How long anything else may take; a file that is written, longer by its size."""
 SLOW = 2**20
 """Bytes a second below which a connection is as good as none."""
+HURRY_SECONDS = 1.0
+"""How long anything may take once the process is told to stop; a file that is written, longer by its size."""
+HURRIED = 4 * 2**20
+"""Bytes a second that are counted with then."""
 PATIENCE = 9.0
 """How often the time that a fault has cost passes until the service is asked again, for what need not be kept."""
+GLANCE = 0.2
+"""Seconds between two looks at whether an answer is still waited for."""
 QUICK = 1.0
 """Seconds below which a fault costs nothing worth speaking of."""
 
@@ -51,12 +61,12 @@ class RemoteFiles:
         """Put a whole file."""
         if durable:
             self._outage.until = 0.0
-        path, seconds = self._path(name), WRITE_SECONDS + len(content) / SLOW
+        path = self._path(name)
         try:
-            self._call(seconds, "pipe_file", path, content)
+            self._call(WRITE_SECONDS, "pipe_file", path, content)
         except FileNotFoundError:
             self._make_folder_of(path)
-            self._call(seconds, "pipe_file", path, content)
+            self._call(WRITE_SECONDS, "pipe_file", path, content)
 
     def append(self, name: str, content: bytes) -> None:
         """Read, and put the whole again: an object store has no other way."""
@@ -141,15 +151,37 @@ class RemoteFiles:
         try:
             if coroutine is None:
                 return getattr(self._system, method)(*arguments, **options)
-            from fsspec.asyn import sync  # type: ignore[import-untyped]  # it has no annotations
-
-            return sync(self._system.loop, coroutine, *arguments, timeout=seconds, **options)
-        except TimeoutError as fault:
-            raise TimeoutError(str(fault) or f"no answer within {seconds:g} s") from None
+            size = sum(len(argument) for argument in arguments if isinstance(argument, bytes))
+            return _within(
+                seconds, size, asyncio.run_coroutine_threadsafe(coroutine(*arguments, **options), self._system.loop)
+            )
         except OSError:
             raise
         except Exception as fault:  # noqa: BLE001 - the libraries below have errors of their own
             raise OSError(first_line(fault)) from None
+
+
+def _within(seconds: float, size: int, future: Future[Any]) -> Any:
+    """What comes of a call that sends ``size`` bytes, within its time, or less once the process is told to stop.
+
+    Raises:
+        TimeoutError: it did not answer.
+    """
+    began = time.monotonic()
+    try:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return future.result(timeout=GLANCE)
+            if future.done():
+                return future.result()
+            now, told = time.monotonic(), told_since()
+            allowed = began + seconds + size / SLOW
+            if told is not None:
+                allowed = min(allowed, max(began, told) + HURRY_SECONDS + size / HURRIED)
+            if now > allowed:
+                raise TimeoutError(f"no answer within {now - began:.1f} s")
+    finally:
+        future.cancel()
 
 
 def first_line(fault: BaseException) -> str:

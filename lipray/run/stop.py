@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,6 +31,18 @@ class Stopped(BaseException):
 
 _held = 0
 _told: int | None = None
+_since: float | None = None
+
+
+def told_since() -> float | None:
+    """Since when the process is told to stop, on the monotonic clock; ``None`` where it is not."""
+    return _since
+
+
+def forget() -> None:
+    """Whoever was told to stop has ended."""
+    global _since  # noqa: PLW0603 - signals are the process'
+    _since = None
 
 
 def tell(number: int) -> None:
@@ -38,7 +51,8 @@ def tell(number: int) -> None:
     Raises:
         Stopped: unless inside ``whole``.
     """
-    global _told  # noqa: PLW0603 - signals are the process'
+    global _told, _since  # noqa: PLW0603 - signals are the process'
+    _since = time.monotonic()
     if _held:
         _told = number
         return

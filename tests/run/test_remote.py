@@ -1,6 +1,8 @@
 """Files behind fsspec, without a service: folders that are real, buckets that are not made, and errors of all kinds."""
 
 import asyncio
+import signal
+import threading
 import time
 from dataclasses import replace
 
@@ -9,7 +11,7 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from lipray.errors import StoreError, UsageError
-from lipray.run import remote
+from lipray.run import remote, stop
 from lipray.run.files import LocalFiles, open_files
 from lipray.run.remote import RemoteFiles
 from lipray.run.store import Store, open_store
@@ -53,11 +55,15 @@ class Service(AsyncFileSystem):
 
     def __init__(self, fault, **options):
         super().__init__(**options)
-        self.fault, self.made = fault, []
+        self.fault, self.made, self.left = fault, [], False
 
     async def _pipe_file(self, *_, **__):
         if self.fault is None:
-            await asyncio.sleep(60)
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                self.left = True
+                raise
         raise self.fault
 
     async def _exists(self, *_, **__):
@@ -90,7 +96,7 @@ def test_other_errors_come_as_those_of_files():
 def test_what_does_not_answer_is_given_up(monkeypatch):
     monkeypatch.setattr(remote, "WRITE_SECONDS", 0.5)
     began = time.monotonic()
-    with pytest.raises(TimeoutError, match=r"no answer within 0\.5 s"):
+    with pytest.raises(TimeoutError, match=r"no answer within 0\.[5-9] s"):
         RemoteFiles(Service(None), "bucket").write("name", b"")
     assert time.monotonic() - began < 20.0
 
@@ -115,6 +121,52 @@ def test_a_service_that_is_gone_is_left_alone_for_a_while(monkeypatch):
     monkeypatch.setattr(remote, "PATIENCE", 0.0)
     assert seconds(lambda: files.write("name", b"")) > 0.4
     assert seconds(lambda: files.write("name", b"", durable=False)) > 0.4
+
+
+def test_who_is_told_to_stop_does_not_wait_for_a_service(monkeypatch):
+    monkeypatch.setattr(remote, "HURRY_SECONDS", 0.5)
+    files = RemoteFiles(Service(None), "bucket")
+
+    def tell():
+        time.sleep(0.5)
+        with pytest.raises(stop.Stopped):
+            stop.tell(signal.SIGTERM)
+
+    teller = threading.Thread(target=tell)
+    began = time.monotonic()
+    teller.start()
+    try:
+        for _ in range(2):  # what is under way, and what comes then
+            with pytest.raises(TimeoutError, match="no answer"):
+                files.write("name", b"content")
+        assert 1.0 < time.monotonic() - began < 5.0
+    finally:
+        teller.join()
+        stop.forget()
+
+
+def test_what_is_waited_for_can_be_left(monkeypatch):
+    """An exception that a signal raises in the main thread ends the call, and the request with it."""
+    system = Service(None)
+
+    def interrupt(_number, _frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    monkeypatch.setattr(remote, "WRITE_SECONDS", 30.0)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            RemoteFiles(system, "bucket").write("name", b"")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began < 5.0
+    deadline = time.monotonic() + 5.0
+    while not system.left and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert system.left
 
 
 def test_faults_that_take_no_time_are_asked_about_again():
