@@ -14,8 +14,8 @@ LIPRAY_ENVIRONMENT   (variable) the virtual environment; default: env beside thi
 LIPRAY_STATE         (variable) folder of the process id and the log; default: state beside this script
 LIPRAY_NODE_IP       (variable) this machine's address; default: the one it reaches other networks from
 LIPRAY_OBJECT_STORE  (variable) bytes of the object store; default 2 GiB
-LIPRAY_MEMORY        (variable) bytes that tasks may reserve; default: seven tenths of the machine, as Ray's autoscaler
-                     expects of one
+LIPRAY_MEMORY        (variable) bytes that tasks may reserve on a worker; default: seven tenths of the machine, as
+                     Ray's autoscaler expects of one
 TEXT
     exit 2
 }
@@ -45,17 +45,18 @@ stop() {
     kill -KILL -- "-$pid"
 }
 
+# start MEMORY OPTION...
 start() {
+    local memory=$1
+    shift
     stop
     [[ -n ${RAY_AUTH_TOKEN:-} || -s ${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token} ]] ||
         { echo "error: there is no token at ${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}" >&2; exit 1; }
     mkdir -p "$state"
     ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
-    local memory log=$state/ray.log
-    memory=$(awk '/^MemTotal:/ { printf "%.0f", $2 * 1024 * 0.7 }' /proc/meminfo)
-    local address=()
+    local log=$state/ray.log address=()
     [[ -z ${LIPRAY_NODE_IP:-} ]] || address=("--node-ip-address=$LIPRAY_NODE_IP")
-    setsid ray start --block "${address[@]}" --memory="${LIPRAY_MEMORY:-$memory}" \
+    setsid ray start --block "${address[@]}" --memory="$memory" \
         --object-store-memory="${LIPRAY_OBJECT_STORE:-2147483648}" "$@" >"$log" 2>&1 </dev/null &
     echo $! >"$state/pid"
     for _ in $(seq 600); do
@@ -73,9 +74,13 @@ head:1)
     # The launcher leaves its configuration here, for the autoscaler that starts the workers.
     config=$HOME/ray_bootstrap_config.yaml
     [[ -f $config ]] && autoscaling=("--autoscaling-config=$config") || autoscaling=()
-    start --head --port=6379 --dashboard-host=127.0.0.1 --num-cpus=0 "${autoscaling[@]}"
+    # Little memory is offered, so that no plan counts on that of a machine which runs no tasks.
+    start 1073741824 --head --port=6379 --dashboard-host=127.0.0.1 --num-cpus=0 "${autoscaling[@]}"
     ;;
-worker:2) start --address="$2:6379" ;;
+worker:2)
+    memory=$(awk '/^MemTotal:/ { printf "%.0f", $2 * 1024 * 0.7 }' /proc/meminfo)
+    start "${LIPRAY_MEMORY:-$memory}" --address="$2:6379"
+    ;;
 stop:1) stop ;;
 *) usage ;;
 esac

@@ -26,7 +26,7 @@ cat >"$FOLDER/bin/on" <<'ON'
 set -euo pipefail
 machine=$1
 shift
-export RAY_TMPDIR=${RAY_TMPDIR:-$FOLDER/m$machine}
+export RAY_TMPDIR=$FOLDER/m$machine
 mkdir -p "$RAY_TMPDIR"
 exec ip netns exec "m$machine" "$@"
 ON

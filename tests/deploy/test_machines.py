@@ -106,7 +106,7 @@ def test_machines_reached_by_ssh(folder):
 
 SRUN = """#!/usr/bin/env bash
 while [[ $1 == --* ]]; do shift; done
-SLURM_NODEID=1 RAY_TMPDIR=$FOLDER/t11 on 11 unshare --pid --fork --mount-proc --kill-child "$@" &
+SLURM_NODEID=1 on 11 unshare --pid --fork --mount-proc --kill-child "$@" &
 worker=$!
 SLURM_NODEID=0 "$@"
 code=$?
@@ -118,7 +118,7 @@ RAY = """#!/usr/bin/env bash
 [[ $1 == stop ]] || exec BIN/ray "$@"
 for process in /proc/[0-9]*; do
     words=$(tr '\\0' ' ' <"$process/cmdline") || continue
-    [[ $words != *"$RAY_TMPDIR"* ]] || kill -TERM "${process#/proc/}" || true
+    [[ $words != *"$RAY_TMPDIR"* ]] || kill -KILL "${process#/proc/}" || true
 done 2>/dev/null
 """
 
