@@ -11,7 +11,7 @@ import torch
 
 from lipray.model.lowering import Builder, Rule, Signal, check_finite
 from lipray.model.network import ChannelAffine, Conv, Dense, Shape, Sum
-from lipray.model.refusals import EVAL_HINT
+from lipray.model.refusals import EVAL_HINT, FAINT, underflows
 from lipray.model.tracing import BATCH, Constant
 
 _TWO_SIGNALS = "it multiplies two signals, so it is not globally Lipschitz"
@@ -116,6 +116,8 @@ def _batch_norm(
     beta = torch.zeros_like(var.value) if bias is None else bias.value
     scale = gamma / torch.sqrt(var.value + eps)
     check_finite(f"{builder.layer}.running_var (1/sqrt(var + eps))", scale.numpy())
+    if underflows(scale.numpy(), gamma.numpy()):
+        raise builder.refuse(*FAINT)
     shift = beta - mean.value * scale
     op = ChannelAffine(builder.array(scale, "scale"), builder.array(shift, "shift"))
     return builder.add(op, [x], x.shape)

@@ -9,6 +9,7 @@ import numpy as np
 from lipray.model.network import Conv, Dense, Softmax
 from lipray.model.onnx_step import Converter, Step, affine, extent, spatial_rank, window
 from lipray.model.onnx_values import Constant, Signal, Value
+from lipray.model.refusals import FAINT, underflows
 
 
 def _conv(step: Step) -> Value:
@@ -56,7 +57,10 @@ def _dense(step: Step, x: Signal, weight: np.ndarray) -> Value:
         raise step.refuse(f"a matrix of shape {weight.shape} does not fit {x.shape[-1]} features")
     alpha, beta = step.number("alpha", 1.0), step.number("beta", 1.0)
     if alpha != 1.0:
-        weight = alpha * weight.astype(np.float64)
+        folded = alpha * weight.astype(np.float64)
+        if alpha != 0.0 and underflows(folded, weight):
+            raise step.refuse(*FAINT)
+        weight = folded
     bias = None
     if step.kind == "Gemm" and step.constant(2) is not None:
         given = step.floats(2)
@@ -81,6 +85,8 @@ def _batch_norm(step: Step) -> Value:
     if not (variance + epsilon > 0).all():
         raise step.refuse("a running variance is not positive", "The checkpoint is damaged.")
     scale = gamma / np.sqrt(variance + epsilon)
+    if underflows(scale, gamma):
+        raise step.refuse(*FAINT)
     return affine(step, x, scale, beta - mean * scale)
 
 

@@ -6,6 +6,7 @@ the qualified name of the layer, with the reason and what to do instead. Nothing
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,6 +21,11 @@ EVAL_HINT = "call module.eval()"
 _NOT_LIPSCHITZ = "it is not globally Lipschitz"
 _BATCH_NORM_HINT = "Use BatchNorm in eval mode instead, or bound the parts before and after it on their own."
 CUT_HINT = "Bound the parts before and after it on their own, or replace the layer."
+FAINT = (
+    "its folded scale has entries below 2^-1022, where float64 keeps too few bits of them",
+    "Rescale the layer: such a channel is constant in any arithmetic but the exact one.",
+)
+"""Why and what to do, where a folded factor underflows."""
 
 _REFUSED_MODULES: tuple[tuple[tuple[type[nn.Module], ...], str, str], ...] = (
     ((nn.LayerNorm, nn.RMSNorm, nn.GroupNorm), f"{_NOT_LIPSCHITZ}: it divides by statistics of its input",
@@ -115,6 +121,16 @@ def refuse_operation(path: str, operation: str, target: object, source: str) -> 
     if is_random(target):
         return UnsupportedLayerError(path, f"its output is random{source}", hint=EVAL_HINT)
     return MissingRuleError(path, f"lipray has no rule for the operation {operation!r}{source}", hint=CUT_HINT)
+
+
+def underflows(folded: np.ndarray, factor: np.ndarray) -> bool:
+    """Whether a folded number is too small for the few units of rounding that are allowed for it.
+
+    Args:
+        folded: what was worked out.
+        factor: where it is zero, so is the exact number.
+    """
+    return bool(((np.abs(folded) < np.finfo(np.float64).tiny) & (factor != 0.0)).any())
 
 
 def is_random(target: object) -> bool:

@@ -23,6 +23,7 @@ import torch
 from lipray.model import network as net
 from lipray.verify import linear_maps as lm
 from lipray.verify.spectral import largest_eigenvalues_bound, spectral_norm_bound
+from lipray.verify.underflow import LOST, TINY, least, power_of_two, raised, times_power
 
 MATRIX_BELOW = 2048
 """Smaller side up to which a convolution is bounded through its matrix."""
@@ -39,14 +40,14 @@ def operation_constant(op: net.Op, weights: Mapping[str, np.ndarray], source: ne
         case net.Dense():
             return spectral_norm_bound(np.asarray(weights[op.weight], dtype=np.float64))
         case net.ChannelAffine():
-            return float(np.abs(np.asarray(weights[op.scale], dtype=np.float64)).max(initial=0.0)) * (
-                1.0 + 16.0 * lm.UNIT
-            )
+            largest = float(np.abs(np.asarray(weights[op.scale], dtype=np.float64)).max(initial=0.0))
+            return raised(largest * (1.0 + 16.0 * lm.UNIT))
         case net.Pad() | net.Reshape() | net.Input():
             return 1.0
         case net.AvgPool() | net.AdaptiveAvgPool():
             one = lm.operation_matrix(op, weights, (1, *source[1:]), (1, *target[1:]))
-            return lm.norm_bound(one) * (1.0 + 16.0 * lm.UNIT)
+            lost = 0.0 if least(one) >= TINY else lm.norm_bound(one != 0) * LOST
+            return lm.norm_bound(one) * (1.0 + 16.0 * lm.UNIT) + lost
         case net.MaxPool():
             return math.nextafter(math.sqrt(_windows_over_an_entry(op, source, target)), math.inf)
         case net.Activation():
@@ -70,18 +71,28 @@ def scaled_convolution_constant(
     """Upper bound of the norm of a convolution's node followed by a scaling of its channels (a batch norm).
 
     Scaling the kernel rounds, and the stored scale is itself rounded: |W' - exact| <= 10 u |W'| entrywise, and
-    the norm of |W'| is at most that of its sum over taps, sqrt(norm_1 norm_inf).
+    the norm of |W'| is at most that of its sum over taps, sqrt(norm_1 norm_inf); where a product may underflow,
+    ``LOST`` is added to each.
     """
     op = node.op
     if not isinstance(op, net.Conv):
         raise TypeError(f"{node.name} is not a convolution")
     stored = np.asarray(weights[op.weight], dtype=np.float64)
-    weight = stored * np.asarray(scale, dtype=np.float64).reshape(-1, *[1] * (stored.ndim - 1))
-    absolute = lm.norm_bound(np.abs(weight).reshape(*weight.shape[:2], -1).sum(axis=2))
+    factors = np.asarray(scale, dtype=np.float64).reshape(-1, *[1] * (stored.ndim - 1))
+    weight = stored * factors
+    absolute = lm.norm_bound(_over_taps(np.abs(weight)))
     value = convolution_constant(weight, op, source, node.shape)
-    if value == 0.0 and absolute == 0.0:
+    lost = 0.0
+    if least(stored) * least(factors) < TINY:
+        lost = lm.norm_bound(_over_taps((stored != 0.0) & (factors != 0.0))) * LOST
+    if value == 0.0 and absolute == 0.0 and lost == 0.0:
         return 0.0
-    return math.nextafter(value + 16.0 * lm.UNIT * absolute, math.inf) * (1.0 + 4.0 * lm.UNIT)
+    return math.nextafter(value + 16.0 * lm.UNIT * absolute + lost, math.inf) * (1.0 + 4.0 * lm.UNIT)
+
+
+def _over_taps(kernel: np.ndarray) -> np.ndarray:
+    total: np.ndarray = kernel.reshape(*kernel.shape[:2], -1).sum(axis=2)
+    return total
 
 
 def _windows_over_an_entry(op: net.MaxPool, source: net.Shape, target: net.Shape) -> int:
@@ -101,7 +112,9 @@ def torus_norm(weight: np.ndarray, op: net.Conv, source: net.Shape) -> float:
     magnitude = float(np.abs(weight).max(initial=0.0))
     if magnitude == 0.0:
         return 0.0
-    scale = 2.0 ** math.floor(math.log2(magnitude))
+    if not math.isfinite(magnitude):
+        return math.inf
+    scale = power_of_two(magnitude)
     weight = weight / scale
     sides = []
     for extent, pad, stride in zip(source[1:], op.padding, op.stride, strict=True):
@@ -111,7 +124,7 @@ def torus_norm(weight: np.ndarray, op: net.Conv, source: net.Shape) -> float:
     best = 0.0
     for group in range(op.groups):
         part = weight[group * per_group : (group + 1) * per_group]
-        absolute = lm.norm_bound(np.abs(part).reshape(*part.shape[:2], -1).sum(axis=2))
+        absolute = lm.norm_bound(_over_taps(np.abs(part)))
         # The Gram matrix is the smaller of two: its inner dimension is the larger.
         terms = math.prod(part.shape[2:]) + max(per_group, part.shape[1] * math.prod(op.stride)) + 8
         rounding = 16.0 * terms * lm.UNIT * absolute**2
@@ -119,7 +132,7 @@ def torus_norm(weight: np.ndarray, op: net.Conv, source: net.Shape) -> float:
         for gram in _frequency_grams(part, tuple(sides), op.stride, op.dilation):
             top = largest_eigenvalues_bound(gram, top)
         best = max(best, top + rounding)
-    return math.nextafter(math.sqrt(best), math.inf) * scale * (1.0 + 4.0 * lm.UNIT)
+    return times_power(math.nextafter(math.sqrt(best), math.inf), scale) * (1.0 + 4.0 * lm.UNIT)
 
 
 def _frequency_grams(

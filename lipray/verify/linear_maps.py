@@ -16,12 +16,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from lipray.model import network as net
+from lipray.verify.underflow import TINY
 
 UNIT = 2.0**-53
 """Unit roundoff of float64."""
-
-TINY, LOST = 1e-280, 1e-318
-"""Products below ``TINY`` may lose bits, or all of themselves, to underflow: less than ``LOST`` each."""
 
 
 def operation_matrix(
@@ -160,7 +158,11 @@ def norm_bound(matrix: sp.csr_array | np.ndarray) -> float:
         return 0.0
     columns, rows = float(np.max(absolute.sum(axis=0))), float(np.max(absolute.sum(axis=1)))
     slack = 1.0 + 4.0 * UNIT * (sum(matrix.shape) + 4)
-    return math.sqrt(columns) * math.sqrt(rows) * slack
+    bound = math.sqrt(columns) * math.sqrt(rows) * slack
+    if bound >= TINY or columns == 0.0:
+        return bound
+    # Roots and their slack are far above underflow: the product alone is rounded by it.
+    return math.nextafter(math.sqrt(columns) * (math.sqrt(rows) * slack), math.inf)
 
 
 def _flat(axes: Sequence[np.ndarray], extent: Sequence[int]) -> np.ndarray:

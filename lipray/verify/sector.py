@@ -23,6 +23,7 @@ import scipy.sparse as sp
 
 from lipray.model import network as net
 from lipray.verify import linear_maps as lm
+from lipray.verify.underflow import LOST, TINY, least, pattern
 
 Matrix: TypeAlias = sp.csr_array
 
@@ -219,7 +220,8 @@ def _per_entry(bounds: tuple[float, ...], shape: net.Shape) -> np.ndarray:
 def _stored_error(op: net.Op, matrix: Matrix) -> Matrix | None:
     """Error of a matrix whose stored numbers are themselves rounded: folded norms, pool divisors."""
     if isinstance(op, net.ChannelAffine | net.AvgPool | net.AdaptiveAvgPool):
-        return sp.csr_array(abs(matrix) * (8.0 * lm.UNIT))
+        error = sp.csr_array(abs(matrix) * (8.0 * lm.UNIT))
+        return error if least(matrix) >= TINY else sp.csr_array(error + pattern(matrix) * LOST)
     return None
 
 
@@ -229,10 +231,13 @@ def _apply(matrix: Matrix, error: Matrix | None, value: Expression) -> Expressio
     |fl(AB) - AB| <= gamma_k |A||B| with k the largest number of products summed into one entry (Higham
     2002, section 3.5). A product is exact where nothing is added up: on the left a selection (rows of at most one
     entry, 1 or -1), on the right one that reads no signal twice (columns of at most one).
+
+    Where a product of entries, or of an entry and an error, may underflow, ``LOST`` is added for each.
     """
     result: Expression = {}
     left_exact = error is None and _is_selection(matrix)
     count = int(np.max(np.diff(matrix.indptr), initial=1))
+    smallest = least(matrix)
     for source, (factor, factor_error) in value.items():
         product = _product(matrix, factor)
         parts = []
@@ -241,12 +246,18 @@ def _apply(matrix: Matrix, error: Matrix | None, value: Expression) -> Expressio
         right_exact = _is_selection(sp.csr_array(factor.T))
         if not left_exact and not (error is None and right_exact):
             gamma = 0.0 if right_exact else 1.01 * (count + 1) * lm.UNIT
-            total = abs(matrix) * gamma
-            total = total if error is None else total + error
-            magnitude = abs(factor) if factor_error is None else abs(factor) + factor_error
-            parts.append(_product(sp.csr_array(total), sp.csr_array(magnitude)))
-        if not (left_exact or right_exact) and _smallest(matrix) * _smallest(factor) < lm.TINY:
-            parts.append(sp.csr_array(_product(_pattern(matrix), _pattern(factor)) * lm.LOST))
+            magnitude = sp.csr_array(abs(factor) if factor_error is None else abs(factor) + factor_error)
+            if smallest >= TINY:
+                total = abs(matrix) * gamma
+                parts.append(_product(sp.csr_array(total if error is None else total + error), magnitude))
+            else:
+                # γ|A| would underflow itself.
+                parts.append(sp.csr_array(_product(abs(matrix), magnitude) * gamma))
+                if error is not None:
+                    parts.append(_product(error, magnitude))
+        multiplies = not left_exact and not (right_exact and factor_error is None)
+        if multiplies and min(smallest, least(error)) * least(factor, factor_error) < TINY:
+            parts.append(sp.csr_array(_product(pattern(matrix, error), pattern(factor, factor_error)) * LOST))
         joined = None
         if parts:
             joined = sp.csr_array(sum(parts[1:], parts[0]))
@@ -255,16 +266,6 @@ def _apply(matrix: Matrix, error: Matrix | None, value: Expression) -> Expressio
         if product.nnz or (joined is not None and joined.nnz):
             result[source] = (product, joined)
     return result
-
-
-def _smallest(matrix: Matrix) -> float:
-    """The least modulus of a stored number; infinity where there is none, and nothing can be lost."""
-    moduli = np.abs(matrix.data[matrix.data != 0.0])
-    return float(moduli.min()) if moduli.size else math.inf
-
-
-def _pattern(matrix: Matrix) -> Matrix:
-    return sp.csr_array((matrix != 0).astype(np.float64))
 
 
 def _product(a: Matrix, b: Matrix) -> Matrix:
@@ -281,14 +282,23 @@ def _is_selection(matrix: Matrix) -> bool:
 def _scale(coefficient: float, value: Expression) -> Expression:
     if coefficient == 1.0:
         return value
+    size = abs(coefficient)
+    # The next double where the factor 1 + 1e-9 is lost on a coefficient that has few bits.
+    wider = max(size * (1.0 + 1e-9), math.nextafter(size, math.inf)) if size else 0.0
     result: Expression = {}
     for source, (matrix, error) in value.items():
         scaled = sp.csr_array(matrix * coefficient)
-        bound = None if error is None else sp.csr_array(error * (abs(coefficient) * (1.0 + 1e-9)))
-        if abs(coefficient) != 1.0:
+        bound = None if error is None else sp.csr_array(error * wider)
+        if size not in {0.0, 1.0}:
             rounding = sp.csr_array(abs(scaled) * lm.UNIT)
             bound = rounding if bound is None else sp.csr_array(bound + rounding)
-        result[source] = (scaled, bound)
+            if size * least(matrix, error) < TINY:
+                bound = sp.csr_array(bound + pattern(matrix, error) * LOST)
+        for part in (scaled, bound):
+            if part is not None:
+                part.eliminate_zeros()
+        if scaled.nnz or (bound is not None and bound.nnz):
+            result[source] = (scaled, bound)
     return result
 
 

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 import torch
 
 from lipray.verify.linear_maps import UNIT, norm_bound
+from lipray.verify.underflow import power_of_two, times_power
 
 EXACT_BELOW = 400
 """Order up to which the estimate comes from a full eigenvalue decomposition."""
@@ -39,7 +40,7 @@ def largest_eigenvalue_bound(matrix: torch.Tensor) -> float:
     if n == 1:
         return max(0.0, float(matrix[0, 0].real))
     # A power of two brings the entries near 1, exactly, so that nothing under- or overflows.
-    scale = 2.0 ** math.floor(math.log2(magnitude))
+    scale = power_of_two(magnitude)
     scaled = matrix / scale
     top = max(_estimate(scaled), float(scaled.diagonal().real.max()))
     # Terms: the factorisation (4x for blocked kernels), and the rounding of the matrix's Hermitian part.
@@ -54,7 +55,7 @@ def largest_eigenvalue_bound(matrix: torch.Tensor) -> float:
         if int(torch.linalg.cholesky_ex(shifted).info) == 0:
             return math.nextafter(t * scale, math.inf)
         excess *= 4.0
-    return float(scaled.abs().sum(dim=1).max()) * scale * (1.0 + 2.0 * n * UNIT)
+    return times_power(float(scaled.abs().sum(dim=1).max()) * (1.0 + 2.0 * n * UNIT), scale)
 
 
 def largest_eigenvalues_bound(grams: torch.Tensor, known: float = 0.0) -> float:
@@ -100,13 +101,16 @@ def spectral_norm_bound(matrix: sp.csr_array | np.ndarray, error: float = 0.0) -
     The Gram matrix's rounding is covered by γ_k ‖|A|‖² with ‖|A|‖ <= sqrt(norm_1 norm_inf).
     """
     sparse = sp.csr_array(matrix)
-    if sparse.nnz == 0:
+    largest = float(np.abs(sparse.data).max(initial=0.0))
+    if largest == 0.0:
         return error
     if not np.isfinite(sparse.data).all():
         return math.inf
     # Scaled by a power of two, exactly, so that squares neither under- nor overflow.
-    scale = 2.0 ** math.floor(math.log2(float(np.abs(sparse.data).max())))
-    sparse = sp.csr_array(sparse / scale)
+    scale = power_of_two(largest)
+    # SciPy's own division multiplies by the reciprocal, which overflows for the smallest numbers.
+    sparse = sparse.copy()
+    sparse.data = sparse.data / scale
     rows, columns = sparse.shape
     if sparse.nnz > 0.1 * rows * columns:
         dense = torch.from_numpy(sparse.toarray())
@@ -117,7 +121,7 @@ def spectral_norm_bound(matrix: sp.csr_array | np.ndarray, error: float = 0.0) -
     value = largest_eigenvalue_bound(gram) + 4.0 * (max(rows, columns) + 4) * UNIT * absolute**2
     # Hölder's bound is free, and exact where the matrix is an average or a selection.
     root = min(math.nextafter(math.sqrt(value), math.inf) * (1.0 + 2.0 * UNIT), absolute)
-    return (root * scale + error) * (1.0 + 4.0 * UNIT)
+    return (times_power(root, scale) + error) * (1.0 + 4.0 * UNIT)
 
 
 def _estimate(matrix: torch.Tensor) -> float:

@@ -392,6 +392,17 @@ def test_batch_norm(tmp_path):
         )
 
 
+def test_folded_numbers_that_underflow_are_refused(tmp_path):
+    ones = np.ones(2)
+    constants = {"g": np.array([1e-200, 1.0]), "b": ones, "m": ones, "v": 1e300 * ones}
+    with pytest.raises(UnsupportedLayerError, match=r"2\^-1022"):
+        import_onnx(save(tmp_path / "a.onnx", [node("BatchNormalization", "x g b m v")], constants))
+    gemm = [node("Gemm", "x w", alpha=1e-30)]
+    with pytest.raises(UnsupportedLayerError, match=r"2\^-1022"):
+        import_onnx(save(tmp_path / "b.onnx", gemm, {"w": np.full((5, 3), 1e-300)}, (1, 5)))
+    imported(save(tmp_path / "c.onnx", gemm, {"w": np.full((5, 3), 1e-30, np.float32)}, (1, 5)))
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (2, 1, 1), (1, 2, 1, 1), (6,), (2, 6, 6), (6, 1)])
 @pytest.mark.parametrize("kind", ["Add", "Sub", "Mul", "Div"])
 @pytest.mark.parametrize("order", ["x c", "c x"])

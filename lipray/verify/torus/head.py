@@ -22,6 +22,7 @@ from lipray.verify.cuts import cut_positions
 from lipray.verify.linear_maps import UNIT
 from lipray.verify.torus.layout import Torus
 from lipray.verify.torus.symbols import Frequencies, on_device, turns
+from lipray.verify.underflow import SAFE, TINY, frobenius, least
 
 CHUNK = 2**24
 """Complex entries of Ŵ held at a time."""
@@ -80,6 +81,8 @@ def find_head(network: net.Network, torus: Torus, *, window: bool) -> Head | Non
         if isinstance(op, net.AvgPool | net.AdaptiveAvgPool) and before[0] == shape[0]:
             one = (1, *before[1:]), (1, *node.shape[1:])
             matrix = on_device(lm.operation_matrix(op, network.weights, *one).toarray())
+            if pool is not None and least(matrix.cpu().numpy()) * least(pool.cpu().numpy()) < TINY:
+                break
             composed += 0 if pool is None else matrix.shape[1]
             pool = matrix if pool is None else matrix @ pool
         elif isinstance(op, net.Dense) and len(before) == 1:
@@ -117,7 +120,7 @@ def read(
     """
     shares = counts / math.prod(sides)
     g = waves(head, frequencies, sides)
-    size = torch.linalg.matrix_norm(shape)
+    size = frobenius(shape)
     taps = math.prod(head.window) + head.places + head.composed
     wave_error = 4.0 * (taps + 40) * UNIT
     if head.weight is None:
@@ -127,12 +130,14 @@ def read(
         c, m = head.channels, head.places
         total = total.reshape(c, c, m, m).transpose(1, 2).reshape(c * m, c * m)
         magnitude = math.prod(head.window) if head.pool is None else float(head.pool.abs().sum(dim=1).square().sum())
+        magnitude = max(magnitude, TINY)
         error = (2.0 * wave_error + 8.0 * (shape.shape[0] + 8) * UNIT) * magnitude * float((size * shares).sum())
         traces = shape.diagonal(dim1=-2, dim2=-1).real.sum(dim=1) * g.abs().square().sum(dim=1) * shares
         return (total + total.T) / 2, error, traces
     weight = head.weight.reshape(head.rows, head.channels, head.places)
     gain = torch.ones(head.places, dtype=torch.float64) if head.pool is None else head.pool.abs().sum(dim=1)
-    largest = float(torch.linalg.matrix_norm(weight.abs() @ gain))
+    # Norms below it are raised to what has a square.
+    largest = max(float(torch.linalg.matrix_norm(weight.abs() @ gain)), SAFE)
     total = torch.zeros(head.rows, head.rows, dtype=torch.float64)
     error = 0.0
     loads: list[torch.Tensor] = []
@@ -146,7 +151,7 @@ def read(
         left = product.transpose(0, 1).reshape(head.rows, -1)
         right = W.transpose(0, 1).reshape(head.rows, -1)
         total += left.real @ right.real.T + left.imag @ right.imag.T
-        norm = torch.linalg.matrix_norm(W) + wave_error * largest
+        norm = torch.linalg.matrix_norm(W).clamp(min=SAFE) + wave_error * largest
         terms = 8.0 * (head.channels * W.shape[0] + 16) * UNIT
         error += float(((2.0 * wave_error * largest * norm + terms * norm**2) * size[part] * shares[part]).sum())
     return (total + total.T) / 2, error, torch.cat(loads)

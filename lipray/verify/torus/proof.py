@@ -18,6 +18,7 @@ from lipray.verify.torus.head import find_head
 from lipray.verify.torus.layout import SHARE_OF_MEMORY, lay_out
 from lipray.verify.torus.sweep import TorusProblem, group_bytes, pose
 from lipray.verify.torus.tail import certify_tail, tail_blocks
+from lipray.verify.underflow import frobenius
 
 Multipliers = tuple[np.ndarray, ...]
 
@@ -171,7 +172,7 @@ def add_up(results: Sequence[BundleResult]) -> tuple[torch.Tensor, float]:
         gram = torch.from_numpy(result.gram)
         total = gram.clone() if total is None else total.add_(gram)
         error += result.error
-        size += float(torch.linalg.matrix_norm(gram))
+        size += float(frobenius(gram))
     assert total is not None  # noqa: S101 (there is at least one bundle)
     return total, (error + size * len(results) * 2.0**-52) * (1.0 + 1e-9)
 

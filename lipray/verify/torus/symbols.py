@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from lipray.model.network import Conv
-from lipray.verify.linear_maps import LOST, TINY, UNIT
+from lipray.verify.linear_maps import UNIT
+from lipray.verify.underflow import LOST, TINY
 
 Frequencies = tuple[torch.Tensor, ...]
 """Per axis the index k of each frequency 2πk/N, (F,) int64."""
@@ -57,12 +58,19 @@ def identity(channels: int, dtype: torch.dtype = torch.complex128) -> Symbol:
 
 def scaling(factors: torch.Tensor, *, rounded: bool) -> Symbol:
     """Scale each channel; ``rounded``: the factors themselves carry 8 units of rounding."""
-    magnitude = factors.abs()
-    return Symbol(
-        factors.to(torch.complex128)[None],
-        magnitude * (1.0 + 16.0 * UNIT),
-        magnitude * (8.0 * UNIT) if rounded else None,
-    )
+    values, magnitude = factors.to(torch.complex128)[None], factors.abs()
+    if not rounded:
+        return Symbol(values, magnitude * (1.0 + 16.0 * UNIT), None)
+    lost = _lost(magnitude)
+    return Symbol(values, magnitude * (1.0 + 16.0 * UNIT) + lost, magnitude * (8.0 * UNIT) + lost)
+
+
+def _lost(magnitude: torch.Tensor) -> torch.Tensor:
+    """``LOST`` for every number that is not zero, and nothing where units of none of them underflow."""
+    moving = magnitude > 0.0
+    if not bool((moving & (magnitude < TINY)).any()):
+        return torch.zeros_like(magnitude)
+    return moving.to(magnitude) * LOST
 
 
 def on_device(array: np.ndarray) -> torch.Tensor:
@@ -102,9 +110,10 @@ def convolution(op: Conv, weight: np.ndarray, frequencies: Frequencies, sides: t
         table = torch.stack([turns(frequencies[axis], sides[axis], offset) for offset in offsets], dim=1)
         waves = (waves[:, :, None] * table[:, None, :]).reshape(waves.shape[0], -1)
     values = waves * flat[:, 0] if flat.shape[1] == 1 else waves @ flat.T.to(torch.complex128)
-    absolute = flat.abs().sum(dim=1) * (1.0 + 2.0 * (flat.shape[1] + 16) * UNIT)
+    moduli = flat.abs()
+    absolute = moduli.sum(dim=1) * (1.0 + 2.0 * (flat.shape[1] + 16) * UNIT)
     # Products with waves off by a few units each, then a sum of as many terms as taps.
-    error = absolute * (4.0 * (flat.shape[1] + 12) * UNIT)
+    error = absolute * (4.0 * (flat.shape[1] + 12) * UNIT) + _lost(moduli).sum(dim=1)
     exact = flat.shape[1] == 1 and all(op.padding[axis][0] == 0 for axis in range(len(taps)))
     values = values.reshape(-1, outputs, per_group)
     absolute, error = absolute.reshape(outputs, per_group), error.reshape(outputs, per_group)
@@ -173,8 +182,12 @@ def scale(coefficient: float, symbol: Symbol) -> Symbol:
         return symbol
     parts = [] if symbol.error is None else [symbol.error * abs(coefficient)]
     magnitude = symbol.magnitude * abs(coefficient) * (1.0 + 4.0 * UNIT)
-    if abs(coefficient) != 1.0:
+    if abs(coefficient) not in {0.0, 1.0}:
         parts.append(magnitude * (2.0 * UNIT))
+        if bool((magnitude < TINY).any()):
+            lost = (symbol.magnitude > 0.0).to(magnitude) * LOST
+            parts.append(lost)
+            magnitude = magnitude + lost
     return Symbol(symbol.values * coefficient, magnitude, _total(parts))
 
 

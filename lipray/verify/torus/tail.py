@@ -19,6 +19,7 @@ from lipray.verify.cuts import sub_network
 from lipray.verify.elimination import Blocks, Evaluation, evaluate, prepare
 from lipray.verify.linear_maps import UNIT
 from lipray.verify.sector import lower
+from lipray.verify.underflow import TINY, least
 
 
 def tail_blocks(network: Network, node: int) -> tuple[Blocks, tuple[str, ...]]:
@@ -59,14 +60,20 @@ def with_input(blocks: Blocks, factor: torch.Tensor, *, proof: bool) -> Blocks:
         if 0 in row:
             own[0] = read[j] = row[0] @ factor
             if proof:
-                bound = gamma * row[0].abs()
-                if 0 in doubt:
-                    bound = bound + doubt[0]
-                doubt[0] = (bound @ factor.abs()) * (1.0 + 1e-9)
+                doubt[0] = _doubt(gamma, row[0].abs(), doubt.get(0), factor.abs()) * (1.0 + 1e-9)
         maps.append(own)
         errors.append(doubt if proof else {})
         grams.append({k: read[j] @ read[k].T for k in read} if 0 in row else {})
     return replace(blocks, maps=tuple(maps), errors=tuple(errors), grams=tuple(grams), taps=n)
+
+
+def _doubt(gamma: float, row: torch.Tensor, error: torch.Tensor | None, factor: torch.Tensor) -> torch.Tensor:
+    """(γ |B| + E) |F|, in the order in which γ |B| does not underflow."""
+    if least(row.numpy()) < TINY:
+        rounding = gamma * (row @ factor)
+        return rounding if error is None else rounding + error @ factor
+    bound = gamma * row
+    return (bound if error is None else bound + error) @ factor
 
 
 def certify_tail(
