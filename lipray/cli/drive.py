@@ -77,10 +77,12 @@ def code_of(state: str, why: str = "") -> int:
     """The exit code of a run that has a bound, by its state in the manifest."""
     import signal
 
+    from lipray.errors import ClusterError
     from lipray.run.session import INCOMPLETE
 
     if state == "stopped":
-        return 128 + (signal.SIGTERM if why == "SIGTERM" else signal.SIGINT)
+        number = {"SIGINT": signal.SIGINT, "SIGTERM": signal.SIGTERM}.get(why)
+        return ClusterError.exit_code if number is None else 128 + number
     return INCOMPLETE if state == "incomplete" else 0
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lipray.certify.certificate import Certificate, Status
 from lipray.compose.bound import Bound
 from lipray.config import EstimateConfig
+from lipray.errors import ClusterError
 from lipray.model.network import Network
 from lipray.partition.plan import Plan, TorusWork
 from lipray.partition.planner import plan_network
@@ -34,7 +35,7 @@ class RunOutcome:
     """A finished estimate: the bracket, the plan it came from, and every task that gave no value.
 
     ``stored`` are the keys of tasks whose answer a store had, ``store_faults`` what was wrong with the store.
-    ``stopped`` names the signal that ended the run before its work was done.
+    ``stopped`` names the signal, or the fault of the cluster, that ended the run before its work was done.
     """
 
     bound: Bound
@@ -93,7 +94,7 @@ def estimate_network(
     finished sub-problem can only lower. What fails is replaced by its block's product bound and listed. Large problems
     on tori come last and one after the other, because all workers share the rounds of each. A budget
     limits the time of every part by estimate, and what its end cuts short has the best bound so far. Told to stop
-    (``Stopped``) the run ends with the bound it has then.
+    (``Stopped``), or without a cluster all of a sudden, the run ends with the bound it has then.
 
     Args:
         network: the whole network, its output rows already selected.
@@ -110,7 +111,8 @@ def estimate_network(
     Raises:
         PlanError: the network cannot be cut as asked, or a sub-problem fits no node.
         SolveError: a block has no bound at all, or the bounds contradict each other, which is a defect.
-        ClusterError: the executor lost the place where its tasks run.
+        ClusterError: the executor lost the place where its tasks run, before there was a bound.
+        Stopped: told to stop, before there was a bound.
     """
     start = time.monotonic()
     clock = clock or Clock(config.budget, start)
@@ -128,10 +130,10 @@ def estimate_network(
     try:
         spared = frozenset() if memory is None else _recall(memory, planned, executor, state)
         _work(planned, spared, executor, clock, state, memory)
-    except Stopped as told:
+    except (Stopped, ClusterError) as told:
         if not state.valid:
             raise
-        stopped = told.name
+        stopped = told.name if isinstance(told, Stopped) else told.describe()
     bound = state.finish(time.monotonic() - start)
     faults = () if memory is None else (*memory.store.damaged, *memory.faults)
     return RunOutcome(bound, plan, work, tuple(state.failures), state.seconds, spared, faults, stopped)

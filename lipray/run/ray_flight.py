@@ -26,7 +26,7 @@ from lipray.partition.subproblem import Subproblem
 from lipray.run.events import Listener, TaskRetried
 from lipray.run.executor import Done, Failure, Outcome, Task, late
 from lipray.run.parcels import batches, pack, share
-from lipray.run.ray_nodes import alive, largest_memory
+from lipray.run.ray_nodes import alive, head_answers, largest_memory
 from lipray.run.ray_worker import Reply, Started, solve_parcels
 from lipray.run.stop import whole
 
@@ -40,6 +40,8 @@ POLL = 0.25
 """Seconds that a run waits at a time; a signal is heeded in between."""
 TICK = 1.0
 """Seconds between two looks at what is slow."""
+GONE = 20.0
+"""Seconds without an answer of the cluster's head after which the cluster is lost."""
 STUCK = 600.0
 """Seconds that any batch may take; beyond them it is stuck if it also takes many times what it should."""
 STUCK_TIMES = 20.0
@@ -96,7 +98,7 @@ class Flight:
     """The tasks of one run."""
 
     def __init__(self, tasks: Sequence[Task], means: Means) -> None:
-        self._cpus = _cpus()
+        self._cpus, self._largest = _cpus(), largest_memory()
         self._means, kept = means, means.kept
         at_once = max(1, self._cpus // means.threads)
         self._waiting = deque(Trip(batch, max(task.memory for task in batch)) for batch in batches(tasks, at_once))
@@ -104,7 +106,7 @@ class Flight:
         self._done: set[str] = set()
         self._paces: list[float] = []
         self._count = len(tasks)
-        self._stalled = self._looked = time.monotonic()
+        self._stalled = self._looked = self._answered = time.monotonic()
         groups: dict[str, list[Task]] = {}
         for task in tasks:
             groups.setdefault(task.group, []).append(task)
@@ -125,7 +127,7 @@ class Flight:
 
     def fly(self, deadline: float | None = None) -> Iterator[Outcome]:
         """Submit, wait, and yield outcomes until nothing is left, or there is no time left."""
-        self._stalled = self._looked = time.monotonic()
+        self._stalled = self._looked = self._answered = time.monotonic()
         while len(self._done) < self._count:
             left = math.inf if deadline is None else deadline - time.monotonic()
             if left <= 0.0:
@@ -149,6 +151,11 @@ class Flight:
         now = time.monotonic()
         if now - self._looked >= TICK:
             self._looked = now
+            if not head_answers():
+                if now - self._answered > GONE:
+                    raise ClusterError("ray", f"its head has not answered for {now - self._answered:.0f} s")
+                return outcomes
+            self._answered = now
             outcomes.extend(self._settle(self._look(now)))
             if self._can_run():
                 self._stalled = now
@@ -202,7 +209,7 @@ class Flight:
             num_returns="streaming",
             num_cpus=self._means.threads,
             num_gpus=int(any(task.device != "cpu" for task in trip.tasks)),
-            memory=max(trip.memory, min(trip.memory + WORKER_MEMORY, largest_memory())),
+            memory=max(trip.memory, min(trip.memory + WORKER_MEMORY, self._largest)),
             max_retries=0,  # retries are the driver's
         )
         parcels = tuple(pack(task, self._shared[group], self._tokens.get(group)) for task in trip.tasks)
@@ -273,7 +280,7 @@ class Flight:
             return [Failure(trip.tasks[0], kind, why, tries)]
         alone = len(trip.tasks) == 1
         for task in trip.tasks:
-            memory = min(trip.memory, max(largest_memory(), task.memory)) if alone else task.memory
+            memory = min(trip.memory, max(self._largest, task.memory)) if alone else task.memory
             self._waiting.append(Trip((task,), memory, tries))
             if self._means.notify is not None:
                 self._means.notify(TaskRetried(task.label, kind, why, tries + 1))
@@ -281,7 +288,7 @@ class Flight:
 
     def _look(self, now: float) -> list[Outcome]:
         """Leave what is stuck; copy what is slow where there is room."""
-        self._cpus = _cpus()
+        self._cpus, self._largest = _cpus(), largest_memory()
         outcomes: list[Outcome] = []
         room = self._room()
         for ref, trip in list(self._pending.items()):
