@@ -35,8 +35,8 @@ from tests import published as reader  # the reader of the tests, which are no p
 
 EXAMPLES = ROOT / "examples"
 SMALL, DENSE, LARGE = 1e-9, 1e-7, 1e-6
-"""Excess of rounding that is allowed, relatively: on the small networks, where one dense matrix has a thousand rows or more
-(the a-priori bound of Cholesky grows with the square of its order), and on ResNets."""
+"""Excess of rounding that is allowed, relatively: on the small networks, where one dense matrix has a thousand
+rows or more (the a-priori bound of Cholesky grows with the square of its order), and on ResNets."""
 
 
 @dataclass(frozen=True)
