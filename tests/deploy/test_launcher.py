@@ -38,7 +38,9 @@ def test_no_default_command_of_the_launcher_is_left(config):
     """They begin with ending every Ray on the machine, and start the head without what lipray needs."""
     util = pytest.importorskip("ray.autoscaler._private.util")
     whole = util.prepare_config(config)
-    assert whole["head_start_ray_commands"] == ["bash ~/lipray/node.sh head"]
+    assert [one.removeprefix("RAY_enable_autoscaler_v2=0 ") for one in whole["head_start_ray_commands"]] == [
+        "bash ~/lipray/node.sh head"
+    ]
     assert whole["worker_start_ray_commands"] == ["bash ~/lipray/node.sh worker $RAY_HEAD_IP"]
     commands = [*whole["setup_commands"], *whole["head_setup_commands"], *whole["worker_setup_commands"]]
     assert all("~/lipray/" in command or "auth_token" in command for command in commands)
@@ -86,7 +88,9 @@ def test_the_head_in_the_cloud_can_start_workers():
 
 
 def test_machines_on_premise_are_all_used():
+    """By the older autoscaler: see test_ray_up.py."""
     config = document(CLUSTER / "onpremise.yaml")
+    assert config["head_start_ray_commands"][0].startswith("RAY_enable_autoscaler_v2=0 ")
     assert config["max_workers"] == len(config["provider"]["worker_ips"])
     # Addresses for documentation, which lead nowhere (RFC 5737).
     assert all(ip.startswith("192.0.2.") for ip in [config["provider"]["head_ip"], *config["provider"]["worker_ips"]])

@@ -60,8 +60,8 @@ def on_machines(folder, script, **variables):
     return done.stdout
 
 
-def token(folder):
-    path = folder / "home" / ".ray" / "auth_token"
+def token(home):
+    path = home / ".ray" / "auth_token"
     path.parent.mkdir(parents=True)
     path.write_text("0123456789abcdef" * 4)
     path.chmod(0o600)
@@ -78,7 +78,7 @@ def finished(run):
 
 def test_machines_reached_by_ssh(folder):
     """What the launcher does on them, and a job through the dashboard, which only the head itself can reach."""
-    token(folder)
+    token(folder / "home")
     node = f"bash {CLUSTER}/node.sh"
     said = on_machines(
         folder,
