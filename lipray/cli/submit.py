@@ -73,10 +73,10 @@ def submit_command(
     debug: bool,
     **flags: Any,
 ) -> None:
-    """Estimate MODEL as a job of a Ray cluster: the driver runs there, and this command need not.
+    """Estimate MODEL as a job of a Ray cluster, where its driver runs too.
 
-    MODEL and options are those of estimate. Files are shipped. Submitting the same twice gives one run; submitting
-    what failed or was stopped goes on with it.
+    MODEL and options are those of estimate; files are shipped. Submitting the same twice gives one run. Submitting what
+    failed or was stopped goes on with it.
     """
     del debug  # read by the group
     from lipray.errors import UsageError
