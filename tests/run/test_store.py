@@ -16,9 +16,9 @@ from lipray.certify.solve import solve
 from lipray.errors import StoreError, UsageError
 from lipray.partition.subproblem import Settings, Subproblem
 from lipray.run import objects
+from lipray.run.files import STALE
 from lipray.run.lower_bound import Ascent, ascend
 from lipray.run.objects import object_key
-from lipray.run.files import STALE
 from lipray.run.store import open_store
 from tests.maps import Maps
 
@@ -232,6 +232,7 @@ def test_a_store_that_cannot_be_used_is_named(tmp_path):
     with pytest.raises(UsageError, match="--store"):
         open_store("nosuchprotocol://bucket/store")
     store = open_store(str(tmp_path / "store"))
+    (tmp_path / "store").mkdir()
     Path(tmp_path / "store" / "objects").write_text("in the way")
     with pytest.raises(StoreError, match="cannot be written"):
         store.put(PROBLEM, solve(PROBLEM))

@@ -279,7 +279,7 @@ def test_a_server_that_never_answers_is_given_up(client, monkeypatch):
         assert time.monotonic() - began < 60.0
         s3fs.S3FileSystem.clear_instance_cache()
     assert outcome.bound.upper == run(**CASES["ellipsoid"]).bound.upper
-    assert any("no answer within 1 s" in fault for fault in outcome.store_faults), outcome.store_faults
+    assert any("no answer within" in fault for fault in outcome.store_faults), outcome.store_faults
 
 
 def test_the_doctor_uses_a_bucket_and_leaves_nothing(bucket, client, server):
@@ -317,15 +317,11 @@ def command(tmp_path, place, *more):
     return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_command_keeps_to_a_bucket(bucket, tmp_path):
+def test_the_command_keeps_to_a_bucket(bucket, tmp_path, monkeypatch):
     _, place = bucket
-    results = []
-    for _ in range(2):
-        done = command(tmp_path, place, "--executor", "serial", "--partition-factor", "2", "--method", "ellipsoid")
-        assert done.returncode == 0, done.stderr
-        assert "Unclosed" not in done.stderr
-        assert "Traceback" not in done.stderr
-        results.append(json.loads(done.stdout))
+    monkeypatch.chdir(tmp_path)
+    line = words(tmp_path, place, "--executor", "serial", "--partition-factor", "2", "--method", "ellipsoid")
+    results = [json.loads(invoke(*line)) for _ in range(2)]
     assert results[0]["upper"] == results[1]["upper"]
     assert results[0]["lower"] == results[1]["lower"]
     assert stored(results[0]) == {False}
@@ -428,6 +424,8 @@ def test_on_ray(bucket, tmp_path):
     for _ in range(2):
         done = command(tmp_path, place, "--workers", "2", "--partition-factor", "2", "--method", "ellipsoid")
         assert done.returncode == 0, done.stderr
+        assert "Unclosed" not in done.stderr
+        assert "Traceback" not in done.stderr
         results.append(json.loads(done.stdout))
     assert results[0]["upper"] == results[1]["upper"]
     assert stored(results[1]) == {True}
