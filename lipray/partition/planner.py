@@ -85,7 +85,7 @@ def plan_network(
         if choice.torus is None:
             factor, cuts = _cut_block(block, name, choice.method, choice.settings, partition_factor)
             largest = max(largest, factor)
-            tiles = _tiles(title, cuts, choice.method, choice.settings)
+            tiles = label_tiles(title, cuts, choice.method, choice.settings)
         else:
             tiles = (_whole(title, block, choice),)
         blocks.append(
@@ -302,8 +302,15 @@ def _refine(block: Network, tile: CutTile, method: str, settings: Settings) -> t
     return None
 
 
-def _tiles(title: str, cuts: tuple[tuple[str, CutTile], ...], method: str, settings: Settings) -> tuple[Tile, ...]:
-    """Give every tile its content hash and cost, computing both once per distinct structure."""
+def label_tiles(title: str, cuts: tuple[tuple[str, CutTile], ...], method: str, settings: Settings) -> tuple[Tile, ...]:
+    """Tiles with their content hashes and costs, both computed once per distinct structure.
+
+    Args:
+        title: the label of a block that is not tiled.
+        cuts: labels and tiles.
+        method: by which they are to be solved.
+        settings: and with which settings.
+    """
     known: dict[object, tuple[Network, str, int, int, float]] = {}
     tiles = []
     for label, cut in cuts:

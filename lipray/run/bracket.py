@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,7 @@ class Bracket:
     def __init__(self, plan: Plan, work: Worklist, composition: str, tasks: tuple[Task, ...], notify: Listener) -> None:
         self.failures: list[Failure] = []
         self.seconds: dict[str, float] = {}
-        self._plan, self._work, self._composition = plan, work, composition
+        self.plan, self.work, self._composition = plan, work, composition
         self._tasks, self._notify = len(tasks), notify
         self._expected = sum(task.seconds for task in tasks)
         self._spent = 0.0
@@ -33,6 +34,20 @@ class Bracket:
         self._lower = 0.0
         self._upper: float | None = None
         self._quiet_until = 0.0
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Keys of the sub-problems that have a certificate."""
+        return frozenset(self._certificates)
+
+    def replan(self, plan: Plan, work: Worklist) -> None:
+        """Go on with another plan of the same network; what is known of it stays known."""
+        self.plan, self.work = plan, work
+
+    def expect(self, tasks: Sequence[Task]) -> None:
+        """More is to be done than was planned."""
+        self._tasks += len([task for task in tasks if task.key not in self.seconds])
+        self._expected += sum(task.seconds for task in tasks)
 
     @property
     def valid(self) -> bool:
@@ -115,7 +130,7 @@ class Bracket:
 
     def _compose(self) -> Bound:
         known = self._running | self._certificates
-        return compose(self._plan, known, composition=self._composition, work=self._work)
+        return compose(self.plan, known, composition=self._composition, work=self.work)
 
     def finish(self, seconds: float) -> Bound:
         """The bound of the whole run."""

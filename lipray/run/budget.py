@@ -14,6 +14,12 @@ SEARCH_SHARE = 1 / 6
 """Part of a budget that the search for a lower bound may take, by estimate."""
 SOLVE_SHARE = 2 / 3
 """Part of a budget for the sub-problems that are solved each by one task; the rest is for what comes before."""
+BUDGET_SPENT = "BudgetSpent"
+"""The kind of failure of what a budget left no time for."""
+OUT_OF_TIME = "OutOfTime"
+"""The kind of failure of what was not done at a deadline."""
+SPENT = frozenset({BUDGET_SPENT, OUT_OF_TIME})
+"""Kinds of failure that say only that there was no time."""
 LEAST = 0.01
 """Seconds given where nothing is left."""
 SLACK = 2.0

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lipray.certify.certificate import Certificate, Status
+from lipray.certify.certificate import Certificate
 from lipray.compose.bound import Bound
 from lipray.config import EstimateConfig
 from lipray.errors import ClusterError
@@ -16,18 +16,16 @@ from lipray.partition.planner import plan_network
 from lipray.partition.subproblem import Settings, Subproblem
 from lipray.partition.worklist import Worklist, worklist
 from lipray.run.bracket import Bracket
-from lipray.run.budget import Clock, affordable, torus_limit
+from lipray.run.budget import BUDGET_SPENT, SPENT, Clock, affordable, torus_limit
 from lipray.run.events import Listener, PlanReady, ignore
-from lipray.run.executor import OUT_OF_TIME, Done, Executor, Failure, Outcome, Task
+from lipray.run.executor import Done, Executor, Failure, Outcome, Task
 from lipray.run.lower_bound import Ascent
 from lipray.run.recall import Memory, prove_again, prove_in_rounds
+from lipray.run.rescue import rescue
 from lipray.run.rounds import coordinate
 from lipray.run.stop import Stopped
 from lipray.run.store import Store
 from lipray.run.tasks import Schedule, schedule
-
-BUDGET_SPENT = "BudgetSpent"
-"""The kind of failure of what a budget left no time for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +47,9 @@ class RunOutcome:
 
     @property
     def complete(self) -> bool:
-        """Whether every sub-problem has a bound of its own, or none because of the budget that was given."""
-        spent = {failure.task.key for failure in self.failures if failure.kind in (BUDGET_SPENT, OUT_OF_TIME)}
-        known = self.bound.certificate
-        solved = {key for key in self.work.by_key if key in known and known[key].status is not Status.FALLBACK}
-        return self.stopped is None and not set(self.work.by_key) - solved - spent
+        """Whether no sub-problem failed, other than for want of the time that a budget did not give."""
+        failed = [item for item in self.failures if isinstance(item.task.work, Subproblem) and item.kind not in SPENT]
+        return self.stopped is None and not failed
 
 
 def make_plan(network: Network, config: EstimateConfig) -> Plan:
@@ -129,25 +125,26 @@ def estimate_network(
     stopped = None
     try:
         spared = frozenset() if memory is None else _recall(memory, planned, executor, state)
-        _work(planned, spared, executor, clock, state, memory)
+        _work(planned, spared, config, executor, clock, state, memory)
     except (Stopped, ClusterError) as told:
         if not state.valid:
             raise
         stopped = told.name if isinstance(told, Stopped) else told.describe()
     bound = state.finish(time.monotonic() - start)
     faults = () if memory is None else (*memory.store.damaged, *memory.faults)
-    return RunOutcome(bound, plan, work, tuple(state.failures), state.seconds, spared, faults, stopped)
+    return RunOutcome(bound, state.plan, state.work, tuple(state.failures), state.seconds, spared, faults, stopped)
 
 
 def _work(
     planned: Schedule,
     spared: frozenset[str],
+    config: EstimateConfig,
     executor: Executor,
     clock: Clock,
     state: Bracket,
     memory: Memory | None,
 ) -> None:
-    """Do all that is not spared: tasks of their own first, then what the workers share."""
+    """Do all that is not spared: tasks of their own first, then what the workers share, then what failed otherwise."""
     for outcome in executor.run([task for task in planned.tasks if task.key not in spared]):
         state.add(outcome)
         if memory is not None and isinstance(outcome, Done):
@@ -156,6 +153,7 @@ def _work(
     for number, (task, torus) in enumerate(coordinated):
         following = sum(item.seconds for item, _ in coordinated[number:])
         state.add(_coordinate(task, torus, executor, clock, task.seconds / following, state, memory))
+    rescue(config, state, executor, clock, memory)
 
 
 def _recall(memory: Memory, planned: Schedule, executor: Executor, state: Bracket) -> frozenset[str]:

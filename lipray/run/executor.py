@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lipray.errors import LiprayError, SolveError
 from lipray.partition.subproblem import TORUS_METHODS, Subproblem
+from lipray.run.budget import OUT_OF_TIME
 from lipray.run.lower_bound import Ascent, Witness
 
 if TYPE_CHECKING:
@@ -67,9 +68,6 @@ class Failure:
 
 
 Outcome = Done | Failure
-
-OUT_OF_TIME = "OutOfTime"
-"""The kind of failure of what was not done at a deadline."""
 
 
 class Executor(Protocol):

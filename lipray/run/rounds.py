@@ -14,7 +14,8 @@ from lipray.certify.certificate import Certificate, Status
 from lipray.errors import ClusterError
 from lipray.partition.plan import TorusWork
 from lipray.partition.subproblem import Subproblem
-from lipray.run.executor import OUT_OF_TIME, Done, Executor, Failure, Outcome, Task, explain
+from lipray.run.budget import OUT_OF_TIME
+from lipray.run.executor import Done, Executor, Failure, Outcome, Task, explain
 from lipray.run.journal import LONG, Journal
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from collections import Counter
 from lipray.certify.certificate import Certificate
 from lipray.model.network import Network
 from lipray.partition.cost import estimate_cost
-from lipray.run.driver import BUDGET_SPENT, RunOutcome
+from lipray.run.budget import BUDGET_SPENT
+from lipray.run.driver import RunOutcome
 from lipray.run.executor import Failure
 from lipray.run.records import (
     BlockRecord,

@@ -224,7 +224,8 @@ def test_a_certificate_is_verified_on_the_workers(executor, monkeypatch, longest
 
 def test_what_is_under_way_at_a_deadline_is_cancelled(executor, sabotage):
     from lipray.partition.subproblem import Settings, Subproblem
-    from lipray.run.executor import OUT_OF_TIME, Done, Task
+    from lipray.run.budget import OUT_OF_TIME
+    from lipray.run.executor import Done, Task
 
     sabotage("slow", Sleep(60.0, "w0"))
     problem = Subproblem("x", convolutions(), "product", Settings())
