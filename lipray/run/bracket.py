@@ -19,9 +19,21 @@ from lipray.run.lower_bound import Witness, best
 
 
 class Bracket:
-    """What has come back so far, and the bracket that it implies at this moment."""
+    """What has come back so far, and the bracket that it implies at this moment.
 
-    def __init__(self, plan: Plan, work: Worklist, composition: str, tasks: tuple[Task, ...], notify: Listener) -> None:
+    ``among`` so many brackets the time is shared that keeping them up to date may take.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        work: Worklist,
+        composition: str,
+        tasks: tuple[Task, ...],
+        notify: Listener,
+        *,
+        among: int = 1,
+    ) -> None:
         self.failures: list[Failure] = []
         self.seconds: dict[str, float] = {}
         self.plan, self.work, self._composition = plan, work, composition
@@ -33,7 +45,7 @@ class Bracket:
         self._running: dict[str, Certificate] = {}
         self._lower = 0.0
         self._upper: float | None = None
-        self._quiet_until = 0.0
+        self._quiet_until, self._among = 0.0, among
 
     @property
     def keys(self) -> frozenset[str]:
@@ -48,6 +60,16 @@ class Bracket:
         """More is to be done than was planned."""
         self._tasks += len([task for task in tasks if task.key not in self.seconds])
         self._expected += sum(task.seconds for task in tasks)
+
+    @property
+    def upper(self) -> float | None:
+        """The upper bound as it was last composed."""
+        return self._upper
+
+    @property
+    def lower(self) -> float:
+        """The lower bound so far."""
+        return self._lower
 
     @property
     def valid(self) -> bool:
@@ -126,7 +148,7 @@ class Bracket:
             except SolveError:
                 self._upper = None
             took = time.perf_counter() - start
-            self._quiet_until = start + 20 * took
+            self._quiet_until = start + 20 * self._among * took
 
     def _compose(self) -> Bound:
         known = self._running | self._certificates

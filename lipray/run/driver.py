@@ -1,15 +1,18 @@
-"""One estimate from plan to bracket: tasks out, outcomes in, and a valid bound at every moment between."""
+"""Estimates from plan to bracket: tasks out, outcomes in, and a valid bound at every moment between.
+
+One estimate is the case of several at once that share nothing.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lipray.certify.certificate import Certificate
 from lipray.compose.bound import Bound
 from lipray.config import EstimateConfig
-from lipray.errors import ClusterError
+from lipray.errors import ClusterError, LiprayError, PlanError, SolveError
 from lipray.model.network import Network
 from lipray.partition.plan import Plan, TorusWork
 from lipray.partition.planner import plan_network
@@ -17,15 +20,16 @@ from lipray.partition.subproblem import Settings, Subproblem
 from lipray.partition.worklist import Worklist, worklist
 from lipray.run.bracket import Bracket
 from lipray.run.budget import BUDGET_SPENT, SPENT, Clock, affordable, torus_limit
-from lipray.run.events import Listener, PlanReady, ignore
+from lipray.run.events import Listener, PlanReady, SweepReady, ignore
 from lipray.run.executor import Done, Executor, Failure, Outcome, Task
+from lipray.run.joint import Point, Pursuit, Together
 from lipray.run.lower_bound import Ascent
 from lipray.run.recall import Memory, prove_again, prove_in_rounds
 from lipray.run.rescue import rescue
 from lipray.run.rounds import coordinate
 from lipray.run.stop import Stopped
 from lipray.run.store import Store
-from lipray.run.tasks import Schedule, schedule
+from lipray.run.tasks import Crowd, Schedule, schedule, solved_alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,10 @@ class RunOutcome:
         """Whether no sub-problem failed, other than for want of the time that a budget did not give."""
         failed = [item for item in self.failures if isinstance(item.task.work, Subproblem) and item.kind not in SPENT]
         return self.stopped is None and not failed
+
+
+Ending = RunOutcome | LiprayError | Stopped
+"""How an estimate ends: with a bound, or with what kept it from one."""
 
 
 def make_plan(network: Network, config: EstimateConfig) -> Plan:
@@ -110,64 +118,164 @@ def estimate_network(
         ClusterError: the executor lost the place where its tasks run, before there was a bound.
         Stopped: told to stop, before there was a bound.
     """
+    point = Point(network, config, notify)
+    (ending,) = estimate_together((point,), executor, clock=clock, store=store)
+    if isinstance(ending, BaseException):
+        raise ending
+    return ending
+
+
+def estimate_together(
+    points: Sequence[Point],
+    executor: Executor,
+    *,
+    clock: Clock | None = None,
+    store: Store | None = None,
+    notify: Listener | None = None,
+    conclude: Callable[[int, Ending], None] | None = None,
+) -> tuple[Ending, ...]:
+    """Estimates at once, over one executor: what several of them ask for is done once.
+
+    Each is what ``estimate_network`` says, and has the same bound. A point that cannot be planned, or that has no
+    bound, ends with its error, and the others go on. Tasks are interleaved, so that all points make progress.
+
+    Args:
+        points: the estimates; those of one network hold the same object.
+        executor: where tasks run; the caller closes it.
+        clock: of the budget that all share; by default that of the first point.
+        store: of solved tasks.
+        notify: told of all tasks, each once; ``None`` where every point is told on its own.
+        conclude: called with a point's number and how it ended, as soon as its last task is in.
+
+    Returns:
+        How each ended, in order: an outcome, or the error; where told to stop before it had a bound, what told so.
+
+    Raises:
+        UsageError: an option names what the network does not have.
+    """
     start = time.monotonic()
-    clock = clock or Clock(config.budget, start)
-    plan = make_plan(network, config)
-    work = worklist(plan)
-    planned = schedule(network, plan, work, config, clock, executor.width(config.device))
-    executor.check(planned.everything)
-    executor.listen(notify)
-    problems = sum(not isinstance(task.work, Ascent) for task in planned.everything)
-    notify(PlanReady(plan, len(planned.everything), problems, executor.description))
-    state = Bracket(plan, work, config.composition, planned.everything, notify)
-    memory = None if store is None else Memory(store, work, budgeted=clock.budget is not None)
-    spared: frozenset[str] = frozenset()
-    stopped = None
+    clock = clock or Clock(points[0].config.budget, start)
+    endings: dict[int, Ending] = {}
+    pursuits = _begin(points, executor, clock, endings)
+    together = Together(list(pursuits.values()), notify)
+    memory = None if store is None else Memory(store, together.work, budgeted=clock.budget is not None)
+    numbers = {id(pursuit): number for number, pursuit in pursuits.items()}
+
+    def end(pursuit: Pursuit, stopped: str | None = None) -> None:
+        ending = _ending(pursuit, time.monotonic() - start, memory, stopped)
+        if conclude is not None:
+            conclude(numbers[id(pursuit)], ending)
+        endings[numbers[id(pursuit)]] = ending
+
+    for number, refused in endings.items():
+        if conclude is not None:
+            conclude(number, refused)
+    if not pursuits:
+        return tuple(endings[number] for number in range(len(points)))
+    if notify is not None:
+        notify(SweepReady(len(pursuits), len(together.planned.everything), executor.description))
+    executor.listen(notify or points[0].notify)
     try:
-        spared = frozenset() if memory is None else _recall(memory, planned, executor, state)
-        _work(planned, spared, config, executor, clock, state, memory)
+        spared = frozenset() if memory is None else _recall(memory, together, executor, end)
+        _work(together, spared, executor, clock, memory, end)
+        for number, pursuit in pursuits.items():
+            if number not in endings:
+                rescue(pursuit.point.config, pursuit.state, executor, clock, memory)
+                end(pursuit)
     except (Stopped, ClusterError) as told:
-        if not state.valid:
-            raise
-        stopped = told.name if isinstance(told, Stopped) else told.describe()
-    bound = state.finish(time.monotonic() - start)
+        why = told.name if isinstance(told, Stopped) else told.describe()
+        for number, pursuit in pursuits.items():
+            if number in endings:
+                continue
+            if pursuit.done or pursuit.state.valid:
+                end(pursuit, None if pursuit.done else why)
+            else:
+                endings[number] = told
+    return tuple(endings[number] for number in range(len(points)))
+
+
+def _begin(points: Sequence[Point], executor: Executor, clock: Clock, endings: dict[int, Ending]) -> dict[int, Pursuit]:
+    """Plan all points, and tell each what its work is; those that cannot be done are among the endings."""
+    plans: dict[int, tuple[Plan, Worklist]] = {}
+    for number, point in enumerate(points):
+        try:
+            plan = make_plan(point.network, point.config)
+        except PlanError as fault:
+            endings[number] = fault
+            continue
+        plans[number] = plan, worklist(plan)
+    solves = frozenset[str]().union(*(solved_alone(plan, work) for plan, work in plans.values()))
+    crowd = Crowd(len(solves), len({id(points[number].network) for number in plans}))
+    planned: dict[int, Schedule] = {}
+    for number, (plan, work) in plans.items():
+        point = points[number]
+        width = executor.width(point.config.device)
+        made = schedule(point.network, plan, work, point.config, clock, width, crowd)
+        try:
+            executor.check(made.everything)
+        except PlanError as fault:
+            endings[number] = fault
+            continue
+        planned[number] = made
+    pursuits: dict[int, Pursuit] = {}
+    for number, made in planned.items():
+        point, (plan, work), tasks = points[number], plans[number], made.everything
+        problems = sum(not isinstance(task.work, Ascent) for task in tasks)
+        point.notify(PlanReady(plan, len(tasks), problems, executor.description))
+        state = Bracket(plan, work, point.config.composition, tasks, point.notify, among=len(planned))
+        pursuits[number] = Pursuit(point, plan, work, made, state)
+    return pursuits
+
+
+def _ending(pursuit: Pursuit, seconds: float, memory: Memory | None, stopped: str | None) -> RunOutcome | SolveError:
+    """What a point comes to."""
+    state = pursuit.state
+    try:
+        bound = state.finish(seconds)
+    except SolveError as fault:
+        return fault
     faults = () if memory is None else (*memory.store.damaged, *memory.faults)
-    return RunOutcome(bound, state.plan, state.work, tuple(state.failures), state.seconds, spared, faults, stopped)
+    stored = frozenset(pursuit.stored)
+    return RunOutcome(bound, state.plan, state.work, tuple(state.failures), state.seconds, stored, faults, stopped)
 
 
 def _work(
-    planned: Schedule,
+    together: Together,
     spared: frozenset[str],
-    config: EstimateConfig,
     executor: Executor,
     clock: Clock,
-    state: Bracket,
     memory: Memory | None,
+    end: Callable[[Pursuit], None],
 ) -> None:
-    """Do all that is not spared: tasks of their own first, then what the workers share, then what failed otherwise."""
+    """Do all that is not spared: tasks of their own first, then what the workers share."""
+    planned = together.planned
     for outcome in executor.run([task for task in planned.tasks if task.key not in spared]):
-        state.add(outcome)
+        finished = together.add(outcome)
         if memory is not None and isinstance(outcome, Done):
             memory.keep(outcome)
+        for pursuit in finished:
+            end(pursuit)
     coordinated = [(task, torus) for task, torus in planned.coordinated if task.key not in spared]
     for number, (task, torus) in enumerate(coordinated):
         following = sum(item.seconds for item, _ in coordinated[number:])
-        state.add(_coordinate(task, torus, executor, clock, task.seconds / following, state, memory))
-    rescue(config, state, executor, clock, memory)
+        share = task.seconds / following
+        for pursuit in together.add(_coordinate(task, torus, executor, clock, share, together, memory)):
+            end(pursuit)
 
 
-def _recall(memory: Memory, planned: Schedule, executor: Executor, state: Bracket) -> frozenset[str]:
+def _recall(memory: Memory, together: Together, executor: Executor, end: Callable[[Pursuit], None]) -> frozenset[str]:
     """Take in what a store holds, once it is proven again; the keys of the tasks that this spares."""
-    final, begun = memory.find(planned.everything)
+    final, begun = memory.find(together.planned.everything)
     spared = set()
-    for task, value in prove_again(planned, final | begun, executor):
+    for task, value in prove_again(together.planned, final | begun, executor):
         if isinstance(value, Failure):
             memory.reject(task)
         elif task.key in final:
-            state.add(Done(task, value, 0.0), stored=True)
             spared.add(task.key)
+            for pursuit in together.add(Done(task, value, 0.0), stored=True):
+                end(pursuit)
         elif isinstance(value, Certificate):
-            state.improve(task, value, "stored")
+            together.improve(task, value, "stored")
     return frozenset(spared)
 
 
@@ -177,7 +285,7 @@ def _coordinate(
     executor: Executor,
     clock: Clock,
     share: float,
-    state: Bracket,
+    together: Together,
     memory: Memory | None,
 ) -> Outcome:
     """One large problem on tori within its share of what is left of the budget."""
@@ -192,7 +300,7 @@ def _coordinate(
         return Failure(task, BUDGET_SPENT, why, 0)
 
     def report(certificate: Certificate, way: str) -> None:
-        state.improve(task, certificate, way)
+        together.improve(task, certificate, way)
         if memory is not None:
             memory.keep_provisional(task, certificate)
 
@@ -204,11 +312,11 @@ def _coordinate(
         executor,
         time_limit=limit,
         report=report,
-        heartbeat=lambda rounds, seconds: state.beat(task, rounds, seconds, limit),
+        heartbeat=lambda rounds, seconds: together.beat(task, rounds, seconds, limit),
         journal=journal,
         again=lambda certificate: prove_in_rounds(task, torus, executor, certificate),
     )
-    state.failures.extend(lost)
+    together.lose(task, lost)
     if memory is not None and isinstance(outcome, Done):
         memory.keep(outcome, whole=not lost, journal=journal)
     return outcome

@@ -19,6 +19,26 @@ class PlanReady:
 
 
 @dataclass(frozen=True, slots=True)
+class SweepReady:
+    """The work of all ``points`` of a sweep is cut: ``tasks`` are what they come to, those they share counted once."""
+
+    points: int
+    tasks: int
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class PointDone:
+    """A point of a sweep has ended, ``done`` of ``points``; ``upper`` is ``None`` where it has no bound."""
+
+    point: str
+    state: str
+    upper: float | None
+    done: int
+    points: int
+
+
+@dataclass(frozen=True, slots=True)
 class TaskDone:
     """A task ended, well or (``failure`` names why) not; ``done`` of ``tasks`` have ended.
 
@@ -97,7 +117,17 @@ class TaskRetried:
     attempt: int
 
 
-Event = PlanReady | TaskDone | LowerBoundImproved | UpperBoundImproved | RoundDone | Silence | TaskRetried
+Event = (
+    PlanReady
+    | SweepReady
+    | PointDone
+    | TaskDone
+    | LowerBoundImproved
+    | UpperBoundImproved
+    | RoundDone
+    | Silence
+    | TaskRetried
+)
 Listener = Callable[[Event], None]
 
 

@@ -81,7 +81,7 @@ class Memory:
         if isinstance(value, Certificate):
             if value.proof is None or value.proof.kind == "product":
                 return
-            value = replace(value, key=outcome.task.key)
+            value = replace(value, key=outcome.task.key, seconds=value.seconds or outcome.seconds)
         provisional = self.budgeted or not whole
         if self._write(asked, value, provisional=provisional) and journal is not None and not provisional:
             journal.clear()

@@ -124,7 +124,8 @@ def coordinate(
         return Done(task, value, time.perf_counter() - start), (*rounds.lost, failure)
     finally:
         executor.release()
-    return Done(task, value, time.perf_counter() - start), tuple(rounds.lost)
+    took = time.perf_counter() - start
+    return Done(task, replace(value, seconds=rounds.core_seconds(took)), took), tuple(rounds.lost)
 
 
 class Rounds:
@@ -143,6 +144,7 @@ class Rounds:
     ) -> None:
         self.lost: list[Failure] = []
         self.led = self.recalled = self.replaying = False
+        self._waited = self._worked = 0.0
         self._journal = journal
         self._memory = bundle_memory(task) if memory is None else memory
         self._deadline = deadline
@@ -157,7 +159,7 @@ class Rounds:
         ``led``: some result came from the journal; ``recalled``: one of a proof did; ``replaying``: all of the last
         round's did.
         """
-        number = next(self._numbers)
+        number, began = next(self._numbers), time.perf_counter()
         known: list[AnyResult | None] = [None] * len(bundles)
         if self._journal is not None:
             known = self._journal.recall(bundles)
@@ -169,6 +171,7 @@ class Rounds:
         for outcome in self._executor.run(tasks, keep=True, deadline=self._deadline) if tasks else ():
             if isinstance(outcome, Done):
                 index = places[outcome.task.key]
+                self._worked += outcome.seconds
                 results[index] = _writable(outcome.value)  # type: ignore[arg-type]  # of a bundle
                 if self._journal is not None and outcome.seconds >= LONG:
                     self._journal.keep_one(bundles[index], results[index])  # type: ignore[arg-type]  # it is no longer missing
@@ -181,7 +184,12 @@ class Rounds:
         if self._journal is not None and tasks and None not in results:
             self._journal.keep_round(bundles, results)  # type: ignore[arg-type]  # none is missing
         self._heartbeat(number, time.monotonic() - self._start)
+        self._waited += time.perf_counter() - began
         return results
+
+    def core_seconds(self, took: float) -> float:
+        """Seconds of one core: of all bundles, and of what was done between the rounds, of ``took`` by the clock."""
+        return self._worked + max(0.0, took - self._waited)
 
     def _bundle_task(self, number: int, index: int, bundle: AnyBundle) -> Task:
         torus, groups = self._torus, len(bundle.groups)

@@ -42,8 +42,22 @@ class Schedule:
         return (*self.tasks, *(task for task, _ in self.coordinated))
 
 
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """Among how many a budget is shared: sub-problems that are solved each by one task, and searches."""
+
+    solves: int
+    searches: int = 1
+
+
 def schedule(
-    network: Network, plan: Plan, work: Worklist, config: EstimateConfig, clock: Clock, width: int = 1
+    network: Network,
+    plan: Plan,
+    work: Worklist,
+    config: EstimateConfig,
+    clock: Clock,
+    width: int = 1,
+    crowd: Crowd | None = None,
 ) -> Schedule:
     """All work in the order to start it: the blocks' product bounds, then the rest, longest first.
 
@@ -54,6 +68,7 @@ def schedule(
         config: what the search for a lower bound is told.
         clock: its budget limits the time of every sub-problem; limits do not change a task's key.
         width: how many tasks run at one time.
+        crowd: what shares the budget, where that is more than this plan.
     """
     blocks = {key: block for block, key in reversed(list(zip(plan.blocks, work.products, strict=True)))}
     tiles = {work.tiles[tile.key]: (block, tile) for block in reversed(plan.blocks) for tile in reversed(block.tiles)}
@@ -68,13 +83,20 @@ def schedule(
             continue
         block, tile = tiles[key]
         task = Task(key, problem.label, block.label, problem, tile.memory, tile.seconds)
-        if block.torus is not None and block.torus.pass_seconds >= LONG_ROUND:
+        if block.torus is not None and _shared(block):
             coordinated.append((task, block.torus))
         else:
             solves.append((task, block.torus))
-    rest = [*_limited(solves, clock, width), *_ascents(network, config, clock, width)]
+    crowd = crowd or Crowd(len(solves))
+    rest = [*_limited(solves, clock, width, crowd.solves), *_ascents(network, config, clock, width, crowd.searches)]
     rest.sort(key=lambda task: (-task.seconds, task.label))
     return Schedule((*products, *rest), tuple(coordinated))
+
+
+def solved_alone(plan: Plan, work: Worklist) -> frozenset[str]:
+    """Keys of the sub-problems that are solved by one task each, product bounds aside."""
+    tiles = (work.tiles[tile.key] for block in plan.blocks if not _shared(block) for tile in block.tiles)
+    return frozenset(tiles) - frozenset(work.products)
 
 
 def read_data(path: Path, shape: Shape) -> np.ndarray:
@@ -101,7 +123,12 @@ def read_data(path: Path, shape: Shape) -> np.ndarray:
     return data.astype(np.float64)
 
 
-def _limited(solves: Sequence[tuple[Task, TorusWork | None]], clock: Clock, width: int) -> list[Task]:
+def _shared(block: Block) -> bool:
+    """Whether the workers share the rounds of a block's problem."""
+    return block.torus is not None and block.torus.pass_seconds >= LONG_ROUND
+
+
+def _limited(solves: Sequence[tuple[Task, TorusWork | None]], clock: Clock, width: int, count: int) -> list[Task]:
     """The sub-problems with the time limit that the budget leaves them, or on tori without a budget the rule's."""
     limited = []
     for task, torus in solves:
@@ -109,7 +136,7 @@ def _limited(solves: Sequence[tuple[Task, TorusWork | None]], clock: Clock, widt
         assert isinstance(problem, Subproblem)  # noqa: S101 (solves are sub-problems)
         limit = problem.settings.time_limit
         if clock.budget is not None:
-            limit = clock.solve_limit(len(solves), width, limit)
+            limit = clock.solve_limit(count, width, limit)
         elif torus is not None:
             limit = default_limit(problem.settings, torus.closed_form_seconds)
         if limit == problem.settings.time_limit:
@@ -121,9 +148,9 @@ def _limited(solves: Sequence[tuple[Task, TorusWork | None]], clock: Clock, widt
     return limited
 
 
-def _ascents(network: Network, config: EstimateConfig, clock: Clock, width: int) -> list[Task]:
+def _ascents(network: Network, config: EstimateConfig, clock: Clock, width: int, searches: int) -> list[Task]:
     data = read_data(config.data, network.input_shape) if config.data is not None else None
-    seconds = None if clock.search is None else clock.search * width
+    seconds = None if clock.search is None else clock.search * width / searches
     ascents = plan_ascents(network, starts=config.lower_starts, seed=config.seed, data=data, seconds=seconds)
     return [_ascent_task(ascent) for ascent in ascents]
 
