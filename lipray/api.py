@@ -94,10 +94,9 @@ def verify_run(
         LiprayError: the model, an option, or the cluster is not usable.
     """
     from lipray.run.start import start_executor
-    from lipray.run.verification import select, verify_certificate
-    from lipray.verify.record import read
+    from lipray.run.verification import fetch, select, verify_certificate
 
-    record, arrays = read(Path(certificate))
+    record, arrays = fetch(str(certificate))
     shape = tuple(record.model.input_shape)
     chosen = _configure({**options, "weights": weights}, shape, None)
     if isinstance(model, str):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,20 +12,21 @@ from lipray.cli.options import configure, verify_options
 
 
 @click.command("verify")
-@click.argument("certificate", metavar="CERTIFICATE_OR_RUN_FOLDER", type=click.Path(path_type=Path))
+@click.argument("certificate", metavar="CERTIFICATE_OR_RUN_FOLDER")
 @verify_options
 def verify_command(
-    certificate: Path, model: str, *, as_json: bool, trust_model: bool, quiet: bool, debug: bool, **flags: Any
+    certificate: str, model: str, *, as_json: bool, trust_model: bool, quiet: bool, debug: bool, **flags: Any
 ) -> None:
     """Recompute the bound of a certificate from its multipliers and the weights of MODEL.
 
-    The first argument is a run folder, or its certificate.json (with certificate.npz beside it). MODEL is the model as
-    it was given to estimate, with --weights where it had them. Exit code 9: the certificate proves something else.
+    The first argument is a run folder, by path or URL, or its certificate.json (with certificate.npz beside it). MODEL
+    is the model as it was given to estimate, with --weights where it had them. Exit code 9: the certificate proves
+    something else.
     """
     del debug  # read by the group
-    from lipray.verify.record import read
+    from lipray.run.verification import fetch
 
-    record, arrays = read(certificate)
+    record, arrays = fetch(certificate)
     flags["executor"] = flags["executor"] or ("ray" if flags["address"] else "serial")
     options = configure({**flags, "input_shape": tuple(record.model.input_shape)}, None)
 

@@ -65,6 +65,11 @@ class Logbook:
         self._notify(event)
 
     @property
+    def name(self) -> str:
+        """The run's identifier."""
+        return self._folder.name
+
+    @property
     def place(self) -> str:
         """Path or URL of the run folder."""
         return self._folder.place

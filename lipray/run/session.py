@@ -127,7 +127,8 @@ def run_estimate(
     began = time.monotonic()
     place = executor or start_executor(config)
     try:
-        outcome = estimate_network(chosen, config, place, book or notify, _what_is_left(clock, earlier), store)
+        listener = _measured(place, book or notify, name if book is None else book.name)
+        outcome = estimate_network(chosen, config, place, listener, _what_is_left(clock, earlier), store)
         if earlier is not None:
             spent = earlier.spent + time.monotonic() - began
             outcome = replace(outcome, bound=replace(outcome.bound, seconds=spent))
@@ -176,6 +177,15 @@ def _give_up(book: Logbook | None, fault: LiprayError | Stopped) -> None:
         book.finish({}, "stopped" if stopped else "failed", why)
     except StoreError:
         return  # the fault that is raised says more
+
+
+def _measured(place: Executor, listener: Listener, run: str) -> Listener:
+    """On Ray, a run's figures go to Ray's metrics too."""
+    if place.name != "ray":
+        return listener
+    from lipray.run.ray_metrics import Metrics
+
+    return Metrics(run, listener)
 
 
 def _what_is_left(clock: Clock, earlier: Continued | None) -> Clock:

@@ -5,14 +5,16 @@ What proves is ``lipray.verify``; this only brings its sub-problems to where the
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lipray.errors import ClusterError, VerificationError
+from lipray.errors import CertificateError, ClusterError, VerificationError
 from lipray.model.network import Network
 from lipray.partition.cost import estimate_cost
 from lipray.partition.plan import TorusWork
@@ -40,6 +42,34 @@ class _Cost:
     memory: int
     seconds: float
     torus: TorusWork | None = None
+
+
+def fetch(place: str) -> tuple[CertificateRecord, dict[str, np.ndarray]]:
+    """A certificate and its multipliers, from a run folder or a ``certificate.json``, by path or URL.
+
+    Raises:
+        CertificateError: a file is missing, damaged, too large, or of another version.
+        StoreError: the place cannot be read.
+        UsageError: the URL's protocol is not known.
+    """
+    from lipray.run.folder import open_run
+    from lipray.verify.record import ARRAYS, LARGEST_RECORD, NAME, decode, expected_arrays, read, unpack
+
+    if "://" not in place:
+        return read(Path(place))
+    folder = open_run(place.removesuffix(f"/{NAME}"))
+    content, packed = folder.read(NAME), folder.read(ARRAYS)
+    for name, found in ((NAME, content), (ARRAYS, packed)):
+        if found is None:
+            raise CertificateError(f"{folder.place}/{name}", "is not there")
+    assert content is not None  # noqa: S101 (seen to just now)
+    assert packed is not None  # noqa: S101
+    if len(content) > LARGEST_RECORD:
+        raise CertificateError(f"{folder.place}/{NAME}", f"is larger than the {LARGEST_RECORD} bytes it may have")
+    record = decode(f"{folder.place}/{NAME}", content)
+    if hashlib.sha256(packed).hexdigest() != record.arrays:
+        raise CertificateError(f"{folder.place}/{ARRAYS}", "its SHA-256 is not the one the certificate names")
+    return record, unpack(f"{folder.place}/{ARRAYS}", packed, expected_arrays(record))
 
 
 def select(network: Network, selection: SelectionPart) -> Network:

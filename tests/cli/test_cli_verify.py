@@ -412,3 +412,24 @@ def test_bad_words(words, code, says):
     assert outcome.stdout == ""
     assert outcome.stderr.startswith("error: ")
     assert says in outcome.stderr
+
+
+def test_a_run_behind_a_url_is_verified_too():
+    certified("net", "--method", "product", *FEW)
+    import fsspec
+
+    bucket = fsspec.filesystem("memory")
+    for name in (NAME, ARRAYS):
+        bucket.pipe_file(f"/far/run/{name}", Path("run", name).read_bytes())
+    assert invoke("verify", "memory://far/run", "model.py:net").exit_code == 0
+    assert invoke("verify", f"memory://far/run/{NAME}", "model.py:net").exit_code == 0
+    bucket.pipe_file(f"/far/run/{ARRAYS}", b"damaged")
+    outcome = invoke("verify", "memory://far/run", "model.py:net")
+    assert outcome.exit_code == 7
+    assert "SHA-256" in outcome.stderr
+    bucket.rm_file(f"/far/run/{ARRAYS}")
+    assert "is not there" in invoke("verify", "memory://far/run", "model.py:net").stderr
+    bucket.pipe_file(f"/far/run/{NAME}", b" " * (16 * 2**20 + 1))
+    bucket.pipe_file(f"/far/run/{ARRAYS}", b"")
+    assert "larger than" in invoke("verify", "memory://far/run", "model.py:net").stderr
+    assert invoke("verify", "magic://far/run", "model.py:net").exit_code == 2
