@@ -1,6 +1,7 @@
 """What a run tells Ray's metrics."""
 
 from collections import defaultdict
+from typing import ClassVar
 
 import pytest
 
@@ -12,7 +13,7 @@ pytestmark = pytest.mark.ray
 class Series:
     """A metric that remembers."""
 
-    known: dict[str, list] = defaultdict(list)
+    known: ClassVar[dict[str, list]] = defaultdict(list)
 
     def __init__(self, name, *_args, tag_keys=()):
         self.name, self.keys = name, tag_keys

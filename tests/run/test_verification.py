@@ -54,6 +54,9 @@ class Losing(SerialExecutor):
         del keep, deadline
         yield from (Failure(task, "WorkerCrashedError", "the worker died", 3) for task in tasks)
 
+    def listen(self, notify):
+        pass
+
     def release(self):
         self.released += 1
 
