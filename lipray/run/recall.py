@@ -24,6 +24,8 @@ from lipray.run.objects import Stored, object_key
 from lipray.run.store import Store
 from lipray.run.tasks import Schedule
 
+WORTH = 0.1
+"""Seconds of solving below which an answer is not worth the wait for a disk: a loss of power may take it."""
 FAULTS = 3
 """Writes that may fail one after the other before no more are tried."""
 
@@ -83,7 +85,12 @@ class Memory:
                 return
             value = replace(value, key=outcome.task.key, seconds=value.seconds or outcome.seconds)
         provisional = self.budgeted or not whole
-        if self._write(asked, value, provisional=provisional) and journal is not None and not provisional:
+        durable = outcome.seconds >= WORTH
+        if (
+            self._write(asked, value, provisional=provisional, durable=durable)
+            and journal is not None
+            and not provisional
+        ):
             journal.clear()
 
     def keep_provisional(self, task: Task, certificate: Certificate) -> None:
@@ -103,9 +110,9 @@ class Memory:
         except StoreError as fault:
             self._fault(fault)
 
-    def _write(self, asked: Subproblem | Ascent, value: Stored, *, provisional: bool) -> bool:
+    def _write(self, asked: Subproblem | Ascent, value: Stored, *, provisional: bool, durable: bool = True) -> bool:
         try:
-            self.store.put(asked, value, provisional=provisional)
+            self.store.put(asked, value, provisional=provisional, durable=durable)
         except StoreError as fault:
             self._failed += 1
             self._fault(fault)

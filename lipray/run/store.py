@@ -45,8 +45,8 @@ class Store:
             self._quarantine(key, str(fault), arrays)
             return None
 
-    def put(self, work: Subproblem | Ascent, value: Stored, *, provisional: bool = False) -> None:
-        """Keep the answer to a task.
+    def put(self, work: Subproblem | Ascent, value: Stored, *, provisional: bool = False, durable: bool = True) -> None:
+        """Keep the answer to a task; where it is not ``durable`` a loss of power may take it, or damage it.
 
         Raises:
             StoreError: it cannot be written; what was there before is as it was.
@@ -54,8 +54,8 @@ class Store:
         key = object_key(work, provisional=provisional)
         content, digest, packed = encode(key, value)
         try:
-            self.files.write(_arrays(digest), packed)
-            self.files.write(_record(key), content)
+            self.files.write(_arrays(digest), packed, durable=durable)
+            self.files.write(_record(key), content, durable=durable)
         except Exception as fault:  # noqa: BLE001 - file systems raise what they like
             raise StoreError(self.place, f"cannot be written ({reason(fault)})") from None
 

@@ -167,8 +167,8 @@ def test_a_store_that_cannot_be_written_costs_nothing_else(tmp_path, monkeypatch
     store = open_store(str(tmp_path))
     calls = []
 
-    def full(name, content):
-        del content
+    def full(name, content, *, durable=True):
+        del content, durable
         calls.append(name)
         raise OSError(errno.ENOSPC, "No space left on device")
 
