@@ -355,8 +355,8 @@ def soundness() -> None:
         return
     text = (
         f"On {row['networks']:,} random networks of every layer kind, padding, stride, skip, pool and activation, by "
-        f"all methods and partitions, {row['violations']} verified bounds were below what pairs of points attain, below "
-        f"the worst slopes that the relaxation allows, or above the blocks' products; {row['failure']} estimates "
+        f"all methods and partitions, {row['violations']} verified bounds were below what pairs of points attain, below the "
+        f"worst slopes that the relaxation allows, or above the blocks' products; {row['failure']} estimates "
         f"failed. Bounds were reached to {row['most']:.0%} at the most, to {row['median']:.0%} in the median."
     )
     replace("soundness", textwrap.wrap(text, 118))
