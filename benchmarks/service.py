@@ -55,13 +55,13 @@ COLUMNS = (
 )
 
 NOTES = f"""\
-`overhead`: distinct sub-problems (four dense layers, method ellipsoid, a fixed number of iterations), solved one after
-the other in a plain process (`bare`), and as tasks of an embedded Ray with one worker, each kept in a store on disk;
-one thread each; Ray's start is not counted. `workers`: the same over one worker and two; efficiency is the time of one
-over twice the time of two. `many`: a chain of {MANY:,} blocks of one layer through planner, driver, window, workers and
-store, twice as many sub-problems; `memory of the driver grows` is its resident memory at the end over that at a tenth of the
-way. `again`: the same estimate another time, all from the store, and proven again. `resume`: the command, of a run that
-is finished.
+`overhead`: distinct sub-problems (four dense layers, method ellipsoid, a fixed number of iterations), solved one
+after the other in a plain process (`bare`), and as tasks of an embedded Ray with one worker, each kept in a store
+on disk; one thread each; Ray's start is not counted. `workers`: the same over one worker and two; efficiency is the
+time of one over twice the time of two. `many`: a chain of {MANY:,} blocks of one layer through planner, driver,
+window, workers and store, twice as many sub-problems; `memory of the driver grows` is its resident memory at the
+end over that at a tenth of the way. `again`: the same estimate another time, all from the store, and proven again.
+`resume`: the command, of a run that is finished.
 
 pass: overhead at most {OVERHEAD:.0%}; growth at most {FLAT}; efficiency at least {EFFICIENT}; nothing solved again.
 """
