@@ -353,16 +353,12 @@ def soundness() -> None:
     row = results("soundness").get("all")
     if row is None:
         return
-    counts = (
-        f"{row['networks']:,} random networks",
-        f"{row['violations']} verified bounds",
-        f"{row['failure']} estimates",
-    )
+    networks, low, failed = row["networks"], row["violations"], row["failure"]
     text = (
-        f"On {counts[0]} of every layer kind, padding, stride, skip, pool and activation, by all methods and partitions, "
-        f"{counts[1]} were below what pairs of points attain, below the worst slopes that the relaxation allows, or "
-        f"above the blocks' products; {counts[2]} failed. Bounds were reached to {row['most']:.0%} at the most, to "
-        f"{row['median']:.0%} in the median."
+        f"On {networks:,} random networks of every layer kind, padding, stride, skip, pool and activation, by all "
+        f"methods and partitions, {low} verified bounds were below what pairs of points attain, below the worst slopes "
+        f"that the relaxation allows, or above the blocks' products; {failed} estimates failed. Bounds were reached to "
+        f"{row['most']:.0%} at the most, to {row['median']:.0%} in the median."
     )
     replace("soundness", textwrap.wrap(text, 118))
 

@@ -86,11 +86,8 @@ class Memory:
             value = replace(value, key=outcome.task.key, seconds=value.seconds or outcome.seconds)
         provisional = self.budgeted or not whole
         durable = outcome.seconds >= WORTH
-        if (
-            self._write(asked, value, provisional=provisional, durable=durable)
-            and journal is not None
-            and not provisional
-        ):
+        kept = self._write(asked, value, provisional=provisional, durable=durable)
+        if kept and journal is not None and not provisional:
             journal.clear()
 
     def keep_provisional(self, task: Task, certificate: Certificate) -> None:
