@@ -18,6 +18,7 @@ from lipray.cli.plan import plan_command
 from lipray.cli.resume import resume_command
 from lipray.cli.runs import runs_command
 from lipray.cli.submit import submit_command
+from lipray.cli.sweep import sweep_command
 from lipray.cli.verify import verify_command
 from lipray.errors import LiprayError
 from lipray.run.stop import Stopped
@@ -89,6 +90,7 @@ def cli() -> None:
 
 cli.add_command(plan_command)
 cli.add_command(estimate_command)
+cli.add_command(sweep_command)
 cli.add_command(resume_command)
 cli.add_command(runs_command)
 cli.add_command(verify_command)

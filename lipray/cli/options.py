@@ -86,6 +86,22 @@ _RUN = (
 )
 
 
+_VALUES = (
+    click.option("--method", metavar="NAME,…", help="Methods, such as sdp,ellipsoid,frequency; see estimate."),
+    click.option(
+        "--partition-factor", metavar="P,…", help="Tiles per axis, such as 1,2,4; auto: the planner's choice."
+    ),
+    click.option("--block-depth", metavar="D,…", help="Activation layers per block, such as 2,4,all."),
+    click.option(
+        "--set",
+        "sets",
+        multiple=True,
+        metavar="OPTION=V,…",
+        help="Values of any other option, such as iterations=0,50. Values with commas are separated by ;. Repeatable.",
+    ),
+)
+
+
 _VERIFY = (
     click.argument("model", metavar="MODEL"),
     click.option("--weights", type=_PATH, help="Weights: .safetensors, or a .pt state dict."),
@@ -120,6 +136,15 @@ def plan_options(command: Command) -> Command:
 def estimate_options(command: Command) -> Command:
     """Options of ``lipray estimate``: those of ``plan``, and how the work is run."""
     return _apply(command, (*_MODEL, *_WORK, *_RUN))
+
+
+def sweep_options(command: Command) -> Command:
+    """Options of ``lipray sweep``: those of ``estimate``, some of which take several values."""
+    command = _apply(command, (*_MODEL, *_WORK, *_RUN))
+    several = {"method", "partition_factor", "block_depth"}
+    kept = [option for option in command.__click_params__ if option.name not in several]  # type: ignore[attr-defined]
+    command.__click_params__ = kept  # type: ignore[attr-defined]
+    return _apply(command, _VALUES)
 
 
 def verify_options(command: Command) -> Command:

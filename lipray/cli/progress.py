@@ -18,7 +18,17 @@ from rich.progress import (
 )
 
 from lipray.report.numbers import lower_text, seconds_text, upper_text
-from lipray.run.events import Event, Listener, PlanReady, RoundDone, TaskDone, UpperBoundImproved, ignore
+from lipray.run.events import (
+    Event,
+    Listener,
+    PlanReady,
+    PointDone,
+    RoundDone,
+    SweepReady,
+    TaskDone,
+    UpperBoundImproved,
+    ignore,
+)
 
 EVERY = 5.0
 """Seconds between plain lines."""
@@ -54,6 +64,12 @@ def bracket_text(event: TaskDone | UpperBoundImproved | RoundDone) -> str:
     return f"[{lower_text(event.lower)}, {upper}]"
 
 
+def point_text(event: PointDone) -> str:
+    """A point of a sweep that has ended."""
+    bound = "no bound" if event.bound is None else f"bound {upper_text(event.bound)}"
+    return f"point {event.point} {event.state}: {bound} ({event.done}/{event.points} points)"
+
+
 class _Bar:
     """Events as a progress bar; failures as lines above it."""
 
@@ -63,7 +79,7 @@ class _Bar:
         self._task: TaskID = bar.add_task("planning", total=None, bracket="")
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, PlanReady):
+        if isinstance(event, PlanReady | SweepReady):
             self._bar.update(self._task, description=f"0/{event.tasks} tasks on {event.place}", total=1.0)
             self._place = event.place
         elif isinstance(event, TaskDone):
@@ -76,6 +92,8 @@ class _Bar:
             self._bar.update(self._task, description=done, completed=event.share, bracket=f"\\{bracket_text(event)}")
         elif isinstance(event, UpperBoundImproved):
             self._bar.update(self._task, bracket=f"\\{bracket_text(event)}")
+        elif isinstance(event, PointDone):
+            self._bar.console.print(point_text(event), markup=False, highlight=False)
 
 
 @dataclass(slots=True)
@@ -91,6 +109,10 @@ class _Lines:
         if isinstance(event, PlanReady):
             blocks = len(event.plan.blocks)
             self._line(f"{blocks} block(s), {event.subproblems} sub-problem(s), {event.tasks} task(s) on {event.place}")
+        elif isinstance(event, SweepReady):
+            self._line(f"{event.points} point(s), {event.tasks} task(s) between them on {event.place}")
+        elif isinstance(event, PointDone):
+            self._line(point_text(event))
         elif isinstance(event, TaskDone):
             now = time.monotonic()
             if event.failure is not None:

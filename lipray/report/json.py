@@ -5,9 +5,12 @@ from __future__ import annotations
 from lipray.run.checks.findings import DiagnosisRecord
 from lipray.run.plan_record import PlanRecord
 from lipray.run.records import ResultRecord, VerdictRecord
+from lipray.run.sweep_records import SweepRecord
+
+Printed = ResultRecord | PlanRecord | VerdictRecord | DiagnosisRecord | SweepRecord
 
 
-def to_json(record: ResultRecord | PlanRecord | VerdictRecord | DiagnosisRecord, folder: str | None = None) -> str:
+def to_json(record: Printed, folder: str | None = None) -> str:
     """The record as JSON; numbers keep full precision, ``null`` stands for infinity.
 
     ``folder`` is added under the key ``"folder"`` where a run folder was written.

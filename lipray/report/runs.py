@@ -13,7 +13,7 @@ from lipray.run.listing import ListedRun
 
 
 def runs_table(runs: Sequence[ListedRun], store: str) -> RenderableType:
-    """One line per run: its state, how far it is, and its bracket."""
+    """One line per run or sweep: its state, how far it is, and its bracket."""
     if not runs:
         return Text(f"{store} holds no runs")
     table = Table(title=f"Runs in {store}", title_justify="left")
@@ -26,7 +26,7 @@ def runs_table(runs: Sequence[ListedRun], store: str) -> RenderableType:
         table.add_row(
             Text(run.run),
             Text(run.model),
-            Text(run.method),
+            Text(f"sweep of {run.points}" if run.points else run.method),
             Text(run.state),
             f"{run.done}/{run.tasks}",
             "" if run.upper is None else upper_text(run.upper),

@@ -29,13 +29,19 @@ class SweepReady:
 
 @dataclass(frozen=True, slots=True)
 class PointDone:
-    """A point of a sweep has ended, ``done`` of ``points``; ``upper`` is ``None`` where it has no bound."""
+    """A point of a sweep has ended, ``done`` of ``points``.
+
+    ``bound`` is its own, ``None`` where it has none; ``upper`` and ``lower`` are the best of all, where all points
+    bound the same network.
+    """
 
     point: str
     state: str
-    upper: float | None
+    bound: float | None
     done: int
     points: int
+    upper: float | None = None
+    lower: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

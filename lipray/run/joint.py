@@ -76,7 +76,7 @@ class Together:
         self._listen = listen
         self._owners: dict[str, list[tuple[Pursuit, Task]]] = {}
         self._alike = len({id(pursuit.point.network) for pursuit in pursuits}) == 1
-        names = _Names()
+        names, several = _Names(), len(pursuits) > 1 or any(pursuit.point.name for pursuit in pursuits)
         layouts: dict[str, tuple[Task, TorusWork]] = {}
         queues: list[list[Task]] = []
         for pursuit in pursuits:
@@ -84,7 +84,7 @@ class Together:
             layout = {task.key: torus for task, torus in pursuit.planned.coordinated}
             queue = []
             for own in pursuit.planned.everything:
-                task = own if len(pursuits) == 1 else names.common(own, pursuit.point)
+                task = names.common(own, pursuit.point) if several else own
                 if task.key not in self._owners:
                     self._owners[task.key] = []
                 self._owners[task.key].append((pursuit, own))
@@ -222,7 +222,7 @@ class _Names:
             work = task.work
             key = f"{network} {work.first} {work.starts} {work.steps} {work.seed} {_digest(work.points)}"
         # A group's arrays travel together: those of the same layers of the same network.
-        return replace(task, key=key, label=f"{point.name} {task.label}", group=f"{network[:12]} {task.group}")
+        return replace(task, key=key, label=f"{point.name} {task.label}".strip(), group=f"{network[:12]} {task.group}")
 
     def _network(self, network: Network) -> str:
         if id(network) not in self._networks:

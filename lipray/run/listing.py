@@ -20,7 +20,7 @@ OTHERS = frozenset({"objects", "quarantine", "journal"})
 class ListedRun(Record):
     """One run: ``state`` as in its manifest, ``lost`` where its driver has ended without a word, ``damaged``.
 
-    ``seconds`` it took so far, ``done`` of ``tasks``, and the bracket as it stands.
+    ``seconds`` it took so far, ``done`` of ``tasks``, and the bracket as it stands: of a sweep of ``points``, the best.
     """
 
     run: str
@@ -35,6 +35,7 @@ class ListedRun(Record):
     lower: float = 0.0
     attempt: int = 1
     why: str = ""
+    points: int = 0
 
 
 def list_runs(store: str) -> Iterator[ListedRun]:
@@ -87,6 +88,7 @@ def _described(folder: RunFolder, manifest: ManifestRecord) -> ListedRun:
         started=manifest.started,
         attempt=manifest.attempt,
         why=why,
+        points=0 if manifest.sweep is None else len(manifest.sweep.points),
     )
     if progress is not None:
         listed = listed.model_copy(

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lipray.errors import StoreError
-from lipray.run.events import Event, Listener, PlanReady, RoundDone, Silence, TaskDone
+from lipray.run.events import Event, Listener, PlanReady, RoundDone, Silence, SweepReady, TaskDone
 from lipray.run.files import LocalFiles
 from lipray.run.folder import EVENTS, MANIFEST, PLAN, PROGRESS, RunFolder
 from lipray.run.plan_record import describe_plan
@@ -35,13 +35,17 @@ FAULTS = 3
 class Logbook:
     """A listener that writes down what it hears, and hands it on; a thread of its own does the writing.
 
-    Until the plan is ready nothing is written, so that a mistake in the request leaves nothing behind.
+    Until the plan is ready nothing is written, so that a mistake in the request leaves nothing behind. One that is not
+    ``live`` writes at the end only: a point of a sweep, whose progress is the sweep's.
     """
 
-    def __init__(self, folder: RunFolder, manifest: ManifestRecord, notify: Listener, *, spent: float = 0.0) -> None:
+    def __init__(
+        self, folder: RunFolder, manifest: ManifestRecord, notify: Listener, *, spent: float = 0.0, live: bool = True
+    ) -> None:
         self.faults: list[str] = []
         self.begun = False
-        self._folder, self._manifest, self._notify, self._spent = folder, manifest, notify, spent
+        self._folder, self._manifest, self._notify, self._spent, self._live = folder, manifest, notify, spent, live
+        self._plan: bytes | None = None
         self._start = self._heard = self._written = time.monotonic()
         self._lines: list[str] = []
         self._progress = ProgressRecord(time=time.time(), attempt=manifest.attempt, seconds=spent, tasks=0)
@@ -57,7 +61,7 @@ class Logbook:
             StoreError: the run's first files cannot be written.
         """
         self._heard = time.monotonic()
-        if isinstance(event, PlanReady) and not self.begun:
+        if isinstance(event, PlanReady | SweepReady) and not self.begun:
             self._begin(event)
         if self.begun:
             self._lines.append(json.dumps({"time": round(time.time(), 3), **describe(event)}))
@@ -81,6 +85,8 @@ class Logbook:
             StoreError: the folder cannot be written.
         """
         self.close()
+        if self.begun and not self._live:
+            self._write_all()
         for name, content in files.items():
             self._folder.write(name, content)
         self._manifest = self._manifest.model_copy(
@@ -100,20 +106,33 @@ class Logbook:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
-        if self.begun:
+        if self.begun and self._live:
             self._write_down()
 
-    def _begin(self, event: PlanReady) -> None:
-        self._folder.write(MANIFEST, _json(self._manifest))
-        self._folder.write(PLAN, _json(describe_plan(event.plan, self._manifest.model)))
+    def _begin(self, event: PlanReady | SweepReady) -> None:
+        if isinstance(event, PlanReady):
+            self._plan = _json(describe_plan(event.plan, self._manifest.model))
+        if self._live:
+            self._folder.write(MANIFEST, _json(self._manifest))
+            if self._plan is not None:
+                self._folder.write(PLAN, self._plan)
         self.begun = True
         self._note(event)
-        self._write_down()
-        self._thread.start()
+        if self._live:
+            self._write_down()
+            self._thread.start()
+
+    def _write_all(self) -> None:
+        """What a live run has written on the way."""
+        if self._plan is not None:
+            self._folder.write(PLAN, self._plan)
+        self._folder.write(EVENTS, "".join(f"{line}\n" for line in self._lines).encode())
+        seconds = self._spent + time.monotonic() - self._start
+        self._folder.write(PROGRESS, _json(self._progress.model_copy(update={"time": time.time(), "seconds": seconds})))
 
     def _note(self, event: Event) -> None:
         changes: dict[str, Any] = {}
-        if isinstance(event, PlanReady):
+        if isinstance(event, PlanReady | SweepReady):
             changes["tasks"] = event.tasks
         elif isinstance(event, TaskDone):
             changes = {

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,6 +11,7 @@ from lipray.certify.certificate import Certificate
 from lipray.compose.bound import Bound
 from lipray.run.folder import RESULT
 from lipray.run.records import ResultRecord, SubproblemRecord
+from lipray.run.tables import csv_bytes, flatten
 from lipray.verify.record import ARRAYS, NAME
 
 
@@ -25,7 +24,7 @@ def outcome_files(bound: Bound, result: ResultRecord, certificate: tuple[bytes, 
         certificate: the two files of ``lipray.verify.record.encode``, where the bound is finite.
     """
     files = {
-        "subproblems.csv": _table(result.subproblems),
+        "subproblems.csv": csv_bytes([flatten(row) for row in result.subproblems], list(SubproblemRecord.model_fields)),
         "shape_matrices.npz": _arrays(shape_matrices(bound.certificate)),
     }
     if certificate is not None:
@@ -39,15 +38,6 @@ def shape_matrices(certificates: Mapping[str, Certificate]) -> dict[str, np.ndar
     """The output shape matrices of all certificates that have one, by key."""
     found = {key: certificates[key].gram for key in sorted(certificates)}
     return {key: np.asarray(gram) for key, gram in found.items() if gram is not None}
-
-
-def _table(rows: tuple[SubproblemRecord, ...]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(SubproblemRecord.model_fields), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(json.loads(row.model_dump_json()))
-    return text.getvalue().encode()
 
 
 def _arrays(arrays: Mapping[str, np.ndarray]) -> bytes:

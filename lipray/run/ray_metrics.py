@@ -16,6 +16,7 @@ from lipray.run.events import (
     LowerBoundImproved,
     PlanReady,
     RoundDone,
+    SweepReady,
     TaskDone,
     TaskRetried,
     UpperBoundImproved,
@@ -55,7 +56,7 @@ class Metrics:
 
     def __call__(self, event: Event) -> None:
         """Count an event and hand it on."""
-        if isinstance(event, PlanReady):
+        if isinstance(event, PlanReady | SweepReady):
             self._planned.set(event.tasks)
         elif isinstance(event, TaskDone):
             state = "failed" if event.failure is not None else "stored" if event.stored else "done"

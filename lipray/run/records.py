@@ -74,7 +74,8 @@ class SubproblemRecord(Record):
 
     ``bound`` is the verified one, ``solver`` the value that the optimiser believed (no bound), and ``excess`` how far
     the bound is above what the same multipliers give without what covers rounding, relatively, where that was measured.
-    ``stored``: its multipliers came from a store, and were proven again.
+    ``stored``: its multipliers came from a store, and were proven again. ``seconds`` are this run's, by the clock,
+    ``core_seconds`` those of one core that solving it took, whenever that was.
     """
 
     block: str
@@ -92,6 +93,7 @@ class SubproblemRecord(Record):
     solver: Figure = None
     excess: Figure = None
     stored: bool = False
+    core_seconds: float = 0.0
     advice: str = ""
     failure: str = ""
 
@@ -168,10 +170,35 @@ class RequestRecord(Record):
     folder: str
 
 
+Swept = int | float | str
+"""A value that an option takes at a point of a sweep, as a reader writes it."""
+
+
+class PointRecord(Record):
+    """A point of a sweep as it was asked for.
+
+    ``options`` are those in which the points differ, beside the manifest's ``config``; ``refused`` says why there are
+    none: options that exclude each other.
+    """
+
+    point: str
+    swept: dict[str, Swept]
+    options: dict[str, object] = {}
+    refused: str = ""
+
+
+class SweepPart(Record):
+    """What makes a run a sweep: the values that options take, and the points, each a run folder of its own."""
+
+    axes: dict[str, tuple[Swept, ...]]
+    points: tuple[PointRecord, ...]
+
+
 class ManifestRecord(Record):
     """What a run depends on, so that it can be repeated or gone on with; times are UTC in ISO 8601.
 
-    ``files`` are the SHA-256 of what was written at its end, ``attempt`` counts the processes that drove it.
+    ``files`` are the SHA-256 of what was written at its end, ``attempt`` counts the processes that drove it. Of a
+    ``sweep`` the ``config`` is what its points have in common.
     """
 
     schema_version: Literal[1] = 1
@@ -193,6 +220,7 @@ class ManifestRecord(Record):
     git: str | None
     arguments: tuple[str, ...]
     files: dict[str, str] = {}
+    sweep: SweepPart | None = None
 
 
 class ProgressRecord(Record):

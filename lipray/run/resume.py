@@ -10,7 +10,7 @@ from lipray.config import EstimateConfig
 from lipray.errors import StoreError, UsageError
 from lipray.run.folder import MANIFEST, PROGRESS, RunFolder, read_manifest
 from lipray.run.objects import ALGORITHM
-from lipray.run.records import ManifestRecord, ProgressRecord
+from lipray.run.records import ManifestRecord, ProgressRecord, SweepPart
 from lipray.run.session import Continued
 
 ELSEWHERE = frozenset({"executor", "address", "workers", "threads", "elastic", "stuck_after", "out", "store", "run_id"})
@@ -61,6 +61,8 @@ def same_run(known: Continued, config: EstimateConfig, content: str) -> None:
         UsageError: the options, the weights, or the algorithm are others; it says which.
     """
     manifest, place = known.manifest, known.folder.place
+    if manifest.sweep is not None:
+        raise UsageError(place, "is a sweep", hint="Go on with it by lipray resume, or choose another name.")
     hint = "Start a new run; what this one has in common with it is found in the store."
     then = configuration_of(manifest, place)
     asked, before = config.model_dump(), then.model_dump()
@@ -73,6 +75,43 @@ def same_run(known: Continued, config: EstimateConfig, content: str) -> None:
     if manifest.algorithm != ALGORITHM:
         then_version = manifest.versions.get("lipray", "another version")
         raise UsageError(place, f"was begun by lipray {then_version}, whose algorithms are others", hint=hint)
+
+
+def same_sweep(known: Continued, part: SweepPart, config: EstimateConfig, content: str) -> None:
+    """Refuse to go on with a sweep as if it were another one.
+
+    Args:
+        known: the earlier attempt.
+        part: the points that are asked for now.
+        config: that of the first point that can be asked for.
+        content: content hash of its network.
+
+    Raises:
+        UsageError: the values, the options, the weights, or the algorithm are others; it says which.
+    """
+    manifest, place = known.manifest, known.folder.place
+    if manifest.sweep is None:
+        raise UsageError(place, "is a run, not a sweep", hint="Choose another name.")
+    if manifest.sweep.axes != part.axes:
+        hint = "Start a new sweep; what this one has in common with it is found in the store."
+        raise UsageError(place, "is a sweep of other values", hint=hint)
+    first = next(point for point in manifest.sweep.points if not point.refused)
+    alone = manifest.model_copy(update={"config": manifest.config | first.options, "sweep": None})
+    same_run(Continued(known.folder, alone), config, content)
+
+
+def sweep_configurations(manifest: ManifestRecord, place: str) -> dict[str, EstimateConfig]:
+    """The configurations of a sweep's points, of those that have one.
+
+    Raises:
+        StoreError: this version of lipray knows no such configuration.
+    """
+    points = () if manifest.sweep is None else manifest.sweep.points
+    return {
+        point.point: configuration_of(manifest.model_copy(update={"config": manifest.config | point.options}), place)
+        for point in points
+        if not point.refused
+    }
 
 
 def _equal(now: object, before: object) -> bool:

@@ -127,14 +127,14 @@ def run_estimate(
     began = time.monotonic()
     place = executor or start_executor(config)
     try:
-        listener = _measured(place, book or notify, name if book is None else book.name)
-        outcome = estimate_network(chosen, config, place, listener, _what_is_left(clock, earlier), store)
+        listener = measured(place, book or notify, name if book is None else book.name)
+        outcome = estimate_network(chosen, config, place, listener, what_is_left(clock, earlier), store)
         if earlier is not None:
             spent = earlier.spent + time.monotonic() - began
             outcome = replace(outcome, bound=replace(outcome.bound, seconds=spent))
-        return _conclude(outcome, chosen, model, config, place, book)
+        return conclude(outcome, chosen, model, config, place, book)
     except (LiprayError, Stopped) as fault:
-        _give_up(book, fault)
+        give_up(book, fault)
         raise
     finally:
         if book is not None:
@@ -143,7 +143,15 @@ def run_estimate(
             place.close()
 
 
-def _conclude(
+def result_of(outcome: RunOutcome, model: ModelRecord, config: EstimateConfig, place: Executor) -> ResultRecord:
+    """The record of an estimate that has a bound, with how it ended."""
+    threads = config.threads or (None if place.name == "serial" else 1)
+    result = summarise(outcome, model, composition=config.composition, executor=place.name, threads=threads)
+    state: State = "stopped" if outcome.stopped else "finished" if outcome.complete else "incomplete"
+    return result.model_copy(update={"state": state})
+
+
+def conclude(
     outcome: RunOutcome,
     network: Network,
     model: ModelRecord,
@@ -152,10 +160,8 @@ def _conclude(
     book: Logbook | None,
 ) -> Finished:
     """Write down what came of it; a folder that cannot be written does not take the bound along."""
-    threads = config.threads or (None if place.name == "serial" else 1)
-    result = summarise(outcome, model, composition=config.composition, executor=place.name, threads=threads)
-    state: State = "stopped" if outcome.stopped else "finished" if outcome.complete else "incomplete"
-    result = result.model_copy(update={"state": state})
+    result = result_of(outcome, model, config, place)
+    state = result.state
     if book is None:
         return Finished(outcome.bound, result, None, state, outcome.stopped)
     result = result.model_copy(update={"store_faults": (*result.store_faults, *book.faults)})
@@ -167,7 +173,7 @@ def _conclude(
     return Finished(outcome.bound, result, book.place, state, outcome.stopped)
 
 
-def _give_up(book: Logbook | None, fault: LiprayError | Stopped) -> None:
+def give_up(book: Logbook | None, fault: LiprayError | Stopped) -> None:
     """Leave word in the manifest of a run that ends without a bound."""
     if book is None or not book.begun:
         return
@@ -179,7 +185,7 @@ def _give_up(book: Logbook | None, fault: LiprayError | Stopped) -> None:
         return  # the fault that is raised says more
 
 
-def _measured(place: Executor, listener: Listener, run: str) -> Listener:
+def measured(place: Executor, listener: Listener, run: str) -> Listener:
     """On Ray, a run's figures go to Ray's metrics too."""
     if place.name != "ray":
         return listener
@@ -188,7 +194,7 @@ def _measured(place: Executor, listener: Listener, run: str) -> Listener:
     return Metrics(run, listener)
 
 
-def _what_is_left(clock: Clock, earlier: Continued | None) -> Clock:
+def what_is_left(clock: Clock, earlier: Continued | None) -> Clock:
     """The budget that earlier attempts have left, a tenth of it at least."""
     if earlier is None or clock.budget is None:
         return clock
@@ -210,11 +216,25 @@ def _logbook(
         folder = run_folder(config.store or "runs", config.run_id)
     else:
         folder = choose_folder(config.out, config.store, model.name, model.hash, now)
-    manifest = ManifestRecord(
+    manifest = make_manifest(folder, model, config, arguments, request, earlier)
+    return Logbook(folder, manifest, notify, spent=0.0 if earlier is None else earlier.spent)
+
+
+def make_manifest(
+    folder: RunFolder,
+    model: ModelRecord,
+    config: EstimateConfig,
+    arguments: tuple[str, ...],
+    request: RequestRecord | None,
+    earlier: Continued | None,
+) -> ManifestRecord:
+    """What a run that begins, or goes on, depends on."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return ManifestRecord(
         run=folder.name,
         state="running",
         attempt=1 if earlier is None else earlier.manifest.attempt + 1,
-        started=now.isoformat(timespec="seconds") if earlier is None else earlier.manifest.started,
+        started=now if earlier is None else earlier.manifest.started,
         model=model,
         config=config.model_dump(mode="json"),
         request=request,
@@ -227,7 +247,6 @@ def _logbook(
         git=git_revision(),
         arguments=arguments,
     )
-    return Logbook(folder, manifest, notify, spent=0.0 if earlier is None else earlier.spent)
 
 
 def _absolute(store: str | None) -> str | None:

@@ -89,6 +89,7 @@ def _subproblems(outcome: RunOutcome) -> tuple[SubproblemRecord, ...]:
             seconds=outcome.task_seconds.get(key, 0.0),
             iterations=0 if certificate is None else certificate.iterations,
             stored=key in outcome.stored,
+            core_seconds=(0.0 if certificate is None else certificate.seconds) or outcome.task_seconds.get(key, 0.0),
             solver=None if certificate is None else certificate.figures.get("solver"),
             excess=None if certificate is None else _excess(certificate),
             advice=_advice(fault) if certificate is None else certificate.status.advice,

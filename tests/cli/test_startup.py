@@ -24,7 +24,11 @@ def run(code, folder):
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["--version"], *([command, "--help"] for command in ("plan", "estimate", "submit", "stop", "doctor"))],
+    [
+        ["--help"],
+        ["--version"],
+        *([command, "--help"] for command in ("plan", "estimate", "submit", "stop", "doctor", "sweep")),
+    ],
 )
 def test_help_imports_nothing_heavy(words, tmp_path):
     banned = ["torch", "ray", "cvxpy", "clarabel", "onnx", "numpy", "scipy", "pydantic", "rich"]

@@ -19,7 +19,9 @@ import lipray
 from lipray.config import EstimateConfig
 from lipray.errors import InfeasibleResourcesError, PlanError, VerificationError
 from lipray.model.network import Activation, Conv, Dense, Input, Network, Node, Reshape
-from lipray.run.driver import estimate_network
+from lipray.run.driver import estimate_network, estimate_together
+from lipray.run.events import TaskDone
+from lipray.run.joint import Point
 from lipray.run.serial import SerialExecutor
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -92,6 +94,26 @@ def sabotage(monkeypatch):
         monkeypatch.setattr(ray_flight, "pack", pack)
 
     return plant
+
+
+def test_points_of_a_sweep_are_those_of_estimates(executor):
+    """On the same width, bit for bit, and every distinct sub-problem once."""
+    points = [
+        Point(convolutions(), CONFIG.model_copy(update=options), name=f"{number}")
+        for number, options in enumerate(
+            ({"partition_factor": 1}, {"partition_factor": 3}, {"block_depth": 1}, {"block_depth": 1}), start=1
+        )
+    ]
+    events = []
+    endings = estimate_together(points, executor, notify=events.append)
+    for point, ending in zip(points, endings, strict=True):
+        alone = estimate_network(point.network, point.config, executor)
+        assert ending.bound.upper == alone.bound.upper
+        assert ending.bound.lower == alone.bound.lower
+        assert ending.complete
+    keys = {key for ending in endings for key in ending.work.by_key}
+    done = [event for event in events if isinstance(event, TaskDone)]
+    assert sum("lower" not in event.label for event in done) == len(keys)
 
 
 def test_bit_for_bit_as_in_one_process(executor):
