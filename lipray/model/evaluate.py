@@ -61,11 +61,16 @@ def evaluate(network: Network, x: torch.Tensor, weights: Weights | None = None) 
     signals: dict[int, torch.Tensor] = {0: x.to(torch.float64)}
     for index, node in enumerate(network.nodes[1:], start=1):
         sources = [signals[i] for i in node.inputs]
-        signals[index] = _EVALUATORS[type(node.op)](node, sources, weights)
+        signals[index] = evaluate_node(node, sources, weights)
         for i in set(node.inputs):
             if last_use[i] == index:
                 del signals[i]
     return signals[len(network.nodes) - 1]
+
+
+def evaluate_node(node: Node, sources: list[torch.Tensor], weights: Weights) -> torch.Tensor:
+    """One node's signal on a batch, from those of the nodes that it reads."""
+    return _EVALUATORS[type(node.op)](node, sources, weights)
 
 
 def _conv(node: Node, sources: list[torch.Tensor], weights: Weights) -> torch.Tensor:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lipray.model.network import AvgPool, Conv, Dense, Network, Sum
+from lipray.model.network import Conv, Dense, Network
 
 if TYPE_CHECKING:
     import torch
+
+    from lipray.model.evaluate import Weights
 
     Function = Callable[[torch.Tensor], torch.Tensor]
 
@@ -132,7 +134,8 @@ def ascend(task: Ascent) -> Witness:
     import torch
 
     network = task.network
-    function = _function(network)
+    weights = _prepared(network)
+    function = _function(network, weights)
     shape = network.input_shape
     if math.prod(shape) == 0 or math.prod(network.output_shape) == 0:
         return Witness(0.0, np.zeros(shape), np.zeros(shape))
@@ -142,34 +145,34 @@ def ascend(task: Ascent) -> Witness:
     keep = torch.argsort(quotient, descending=True, stable=True)[: max(1, task.starts // 4)]
     middle, half = middle[keep].clone(), half[keep].clone()
     half = _climb(function, middle, half, task.steps, rate=0.03)
-    return _refine(network, function, middle, half, thorough=task.steps >= THOROUGH)
+    return _refine(network, weights, middle, half, thorough=task.steps >= THOROUGH)
 
 
 def attained(network: Network, x: np.ndarray, y: np.ndarray) -> float:
-    """‖f(x) − f(y)‖₂ / ‖x − y‖₂ in float64, less an allowance for the rounding of the two evaluations.
+    """‖f(x) − f(y)‖₂ / ‖x − y‖₂ in float64, less what the rounding of the two evaluations can amount to.
 
-    The allowance takes each evaluation to be wrong by at most (sum of the layers' fan-ins) · 2⁻⁵³ times the
-    size of its result and of its input's influence; it is a first-order estimate, not a proof, since errors
-    inside the network are taken to grow no faster than the quotient itself. Never negative.
+    That is found by a running error analysis (``lipray.model.evaluate_error``), node by node, so that signals which
+    cancel on the way to a small result count with their own size. Never negative.
     """
     import torch
 
     pair = torch.from_numpy(np.stack([x, y]).astype(np.float64))
-    return float(_attained(network, _function(network), pair[:1], pair[1:])[0])
+    return float(_attained(network, _prepared(network), pair[:1], pair[1:])[0])
 
 
-def _attained(network: Network, function: Function, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _attained(network: Network, weights: Weights, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """``attained`` for a batch of pairs (S, *input_shape); 0 where the points or their images coincide."""
     import torch
 
+    from lipray.model.evaluate_error import evaluate_with_error
+
     with torch.no_grad():
-        left, right = _flat(function(x)), _flat(function(y))
-        separation = _flat(x - y).norm(dim=1)
-        quotient = (left - right).norm(dim=1) / separation
-        size = left.norm(dim=1) + right.norm(dim=1) + quotient * (_flat(x).norm(dim=1) + _flat(y).norm(dim=1))
-        allowance = UNIT * _additions(network) * size / separation
+        count = len(x)
+        images, errors = (_flat(part) for part in evaluate_with_error(network, torch.cat([x, y]), weights))
+        distance = (images[:count] - images[count:]).norm(dim=1)
+        # Rounding of x - y, of the images' difference, and of norms.
         shrink = 1 - 4 * UNIT * (math.prod(network.input_shape) + math.prod(network.output_shape) + 8)
-        value = quotient * shrink - allowance
+        value = (distance * shrink - (errors[:count] + errors[count:]).norm(dim=1)) / _flat(x - y).norm(dim=1) * shrink
         return torch.where(torch.isfinite(value) & (value > 0), value, torch.zeros_like(value))
 
 
@@ -179,24 +182,15 @@ def best(witnesses: dict[str, Witness]) -> Witness | None:
     return ranked[0][1] if ranked else None
 
 
-def _additions(network: Network) -> int:
-    total = 8
-    for node in network.nodes:
-        if isinstance(node.op, (Conv, Dense)):
-            total += math.prod(network.weights[node.op.weight].shape[1:]) + 1
-        elif isinstance(node.op, AvgPool):
-            total += math.prod(node.op.kernel)
-        elif isinstance(node.op, Sum):
-            total += len(node.inputs)
-        else:
-            total += 4
-    return total
+def _prepared(network: Network) -> Weights:
+    from lipray.model.evaluate import prepare
+
+    return prepare(network)
 
 
-def _function(network: Network) -> Function:
-    from lipray.model.evaluate import evaluate, prepare
+def _function(network: Network, weights: Weights) -> Function:
+    from lipray.model.evaluate import evaluate
 
-    weights = prepare(network)
     return lambda x: evaluate(network, x, weights)
 
 
@@ -299,15 +293,14 @@ def _power(function: Function, x: torch.Tensor, v: torch.Tensor, steps: int) -> 
     return v.detach()
 
 
-def _refine(
-    network: Network, function: Function, middle: torch.Tensor, half: torch.Tensor, *, thorough: bool
-) -> Witness:
+def _refine(network: Network, weights: Weights, middle: torch.Tensor, half: torch.Tensor, *, thorough: bool) -> Witness:
     """The best pair among the given ones and those along the top singular directions at their points.
 
     Where an evaluation is dear (not ``thorough``), fewer points, iterations and separations are tried.
     """
     import torch
 
+    function = _function(network, weights)
     keep = torch.argsort(_quotients(function, middle, half), descending=True, stable=True)[: 4 if thorough else 1]
     middle, half = middle[keep], half[keep]
     points = torch.cat([middle, middle + half, middle - half]) if thorough else middle
@@ -320,9 +313,9 @@ def _refine(
         firsts.append(points + reach)
         seconds.append(points - reach)
     x, y = torch.cat(firsts), torch.cat(seconds)
-    width = 2 * task_width(network)
+    width = task_width(network)
     values = torch.cat(
-        [_attained(network, function, x[i : i + width], y[i : i + width]) for i in range(0, len(x), width)]
+        [_attained(network, weights, x[i : i + width], y[i : i + width]) for i in range(0, len(x), width)]
     )
     top = int(torch.argmax(values))
     left, right = x[top].numpy().copy(), y[top].numpy().copy()

@@ -29,7 +29,7 @@ from lipray.run import THREAD_VARIABLES
 from lipray.run.serial import machine_memory
 
 PROBE_SECONDS = 5.0
-CONNECT_SECONDS = 15.0
+CONNECT_SECONDS = 60.0
 HANDSHAKE_SECONDS = 120.0
 
 _OPTIONS = {

@@ -1,13 +1,14 @@
 """What a run tells Ray's metrics."""
 
+import importlib
+import sys
 from collections import defaultdict
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 
 from lipray.run.events import LowerBoundImproved, PlanReady, RoundDone, TaskDone, TaskRetried
-
-pytestmark = pytest.mark.ray
 
 
 class Series:
@@ -28,11 +29,17 @@ class Series:
     inc = set = observe = _note
 
 
-def test_events_become_series(monkeypatch):
-    from lipray.run import ray_metrics
+@pytest.fixture
+def ray_metrics(monkeypatch):
+    """The module over series that remember; Ray, which must not be imported before it is started, is not."""
+    metrics = SimpleNamespace(Counter=Series, Gauge=Series, Histogram=Series)
+    monkeypatch.setitem(sys.modules, "ray.util.metrics", metrics)
+    monkeypatch.delitem(sys.modules, "lipray.run.ray_metrics", raising=False)
+    yield importlib.import_module("lipray.run.ray_metrics")
+    del sys.modules["lipray.run.ray_metrics"]
 
-    for name in ("Counter", "Gauge", "Histogram"):
-        monkeypatch.setattr(ray_metrics, name, Series)
+
+def test_events_become_series(monkeypatch, ray_metrics):
     monkeypatch.setattr(Series, "known", defaultdict(list))
     heard = []
     metrics = ray_metrics.Metrics("r", heard.append)
@@ -60,6 +67,6 @@ def test_events_become_series(monkeypatch):
 
 def test_without_ray_nothing_is_exported():
     from lipray.run.serial import SerialExecutor
-    from lipray.run.session import _measured
+    from lipray.run.session import measured
 
-    assert _measured(SerialExecutor(1), print, "r") is print
+    assert measured(SerialExecutor(1), print, "r") is print
