@@ -18,12 +18,29 @@ from lipray.jobs.address import resolve
 from lipray.jobs.greeting import greet
 
 START_SECONDS = 90.0
+MACHINES = """
+import signal, sys
+from ray.cluster_utils import Cluster
+
+size = {"object_store_memory": 100 * 2**20, "node_ip_address": "127.0.0.1"}
+port, *agents = map(int, sys.argv[1:])
+head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
+cluster = Cluster(initialize_head=True, head_node_args=head | size | {"dashboard_agent_listen_port": agents[0]})
+for agent in agents[1:]:
+    cluster.add_node(num_cpus=1, dashboard_agent_listen_port=agent, **size)
+signal.sigwait([signal.SIGTERM])
+cluster.shutdown()
+"""
 
 
 class Head:
-    """One node with two CPUs; ``run`` and ``start`` are the command ``lipray`` with its address and token."""
+    """One node with two CPUs; ``run`` and ``start`` are the command ``lipray`` with its address and token.
 
-    def __init__(self):
+    With ``nodes`` the head has no CPUs, and so many nodes of one CPU join it. Ray's own command refuses a second node
+    on loopback; its class for tests does not.
+    """
+
+    def __init__(self, nodes=0):
         ports = free_ports(6)
         self.token = secrets.token_hex(16)
         self.url = f"http://127.0.0.1:{ports[0]}"
@@ -44,6 +61,8 @@ class Head:
             *(f"--metrics-export-port={ports[5]}", "--object-store-memory=104857600"),
             f"--temp-dir={self.folder / 'ray'}",
         ]
+        if nodes:
+            words = [sys.executable, "-c", MACHINES, *map(str, ports[: nodes + 2])]
         self.log = self.folder / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(words, env=self.environment, stdout=log, stderr=log, cwd=self.folder)
