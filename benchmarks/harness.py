@@ -25,8 +25,8 @@ import torch
 
 from lipray.report.numbers import bytes_text, lower_text, upper_text
 from lipray.run import THREAD_VARIABLES
+from lipray.run.record.surroundings import versions
 from lipray.run.serial import machine_memory
-from lipray.run.surroundings import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("python", "lipray", "torch", "numpy", "scipy", "cvxpy", "clarabel", "ray")

@@ -30,7 +30,7 @@ from lipray.run.events import Event, TaskDone
 from lipray.run.executor import Done, Task
 from lipray.run.recall import Memory
 from lipray.run.start import start_executor
-from lipray.run.store import open_store
+from lipray.run.store.solved import open_store
 
 OVERHEAD, FLAT, EFFICIENT = 0.05, 1.2, 0.9
 """Overhead per sub-problem that is allowed, growth of the driver's memory, and efficiency of two workers asked for."""

@@ -246,7 +246,7 @@ def violations(row: Row, figures: Mapping[str, float]) -> list[str]:
 
 def over_ray(numbers: Sequence[int], workers: int | None) -> Iterator[Row]:
     """Lines as they come from an embedded Ray, one network per task."""
-    from lipray.run.ray_cluster import connect
+    from lipray.run.ray.cluster import connect
 
     # Workers find the modules of this script where it did.
     os.environ["PYTHONPATH"] = os.pathsep.join((str(Path(__file__).resolve().parent), str(ROOT)))

@@ -18,7 +18,7 @@ from lipray.run.session import run_estimate, select_outputs
 if TYPE_CHECKING:
     from torch import nn
 
-    from lipray.run.records import VerdictRecord
+    from lipray.run.record.records import VerdictRecord
 
 
 def estimate(

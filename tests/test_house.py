@@ -73,13 +73,24 @@ def test_what_all_may_import_imports_no_stage(path):
     assert not [module for module, _ in imports(path) if stage(module)]
 
 
+@pytest.mark.parametrize(
+    ("part", "seen"),
+    [("store", {"store", "lower_bound", "stop"}), ("record", {"record", "store", "events"})],
+)
+def test_what_is_kept_knows_nothing_of_who_keeps_it(part, seen):
+    for path in (PACKAGE / "run" / part).rglob("*.py"):
+        for module, _ in imports(path):
+            if module.startswith("lipray.run."):
+                assert module.split(".")[2] in seen, f"{name(path)} imports {module}"
+
+
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_heavy_libraries_stay_where_they_belong(path):
     place = path.relative_to(PACKAGE).as_posix()
     for module, top in imports(path):
         library = module.split(".")[0]
         if library == "ray":
-            assert place.startswith("run/ray_") or (place == "jobs/client.py" and not top), place
+            assert place.startswith("run/ray/") or (place == "jobs/client.py" and not top), place
         if library in {"cvxpy", "clarabel"}:
             assert place == "certify/sdp.py", place
         if library == "torch":

@@ -57,9 +57,9 @@ def doctor_command(*, address: str | None, store: str, as_json: bool, quiet: boo
 def _checks(address: str | None, place: str) -> Iterator[tuple[str, Callable[[], Iterable[Finding]]]]:
     """The checks by name, in the order in which they are made."""
     from lipray.jobs import doctor as jobs
-    from lipray.run import ray_doctor
     from lipray.run.checks import fit, machine
     from lipray.run.checks import place as places
+    from lipray.run.ray import doctor as ray_doctor
     from lipray.run.serial import machine_memory
 
     yield "versions", machine.versions

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lipray.config import EstimateConfig
     from lipray.model.load import Loaded
     from lipray.run.budget import Clock
-    from lipray.run.records import RequestRecord, ResultRecord
+    from lipray.run.record.records import RequestRecord, ResultRecord
     from lipray.run.session import Continued, Finished
 
 

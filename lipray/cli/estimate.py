@@ -40,7 +40,7 @@ def estimate_command(
     if no_store:
         options = options.model_copy(update={"store": None})
     elif options.store is None:
-        from lipray.run.folder import RUNS
+        from lipray.run.record.folder import RUNS
 
         options = options.model_copy(update={"store": RUNS})
     set_threads(options)
@@ -48,8 +48,8 @@ def estimate_command(
 
     from lipray.cli.drive import code_of, drive, show
     from lipray.run.budget import Clock
-    from lipray.run.folder import RUNS, read_result, run_folder
-    from lipray.run.records import RequestRecord
+    from lipray.run.record.folder import RUNS, read_result, run_folder
+    from lipray.run.record.records import RequestRecord
     from lipray.run.resume import find_run, same_run
     from lipray.run.session import select_outputs
 

@@ -24,7 +24,7 @@ def plan_command(
     loaded = load(model, options, trust=trust_model)
 
     from lipray.run.driver import make_plan
-    from lipray.run.plan_record import describe_plan
+    from lipray.run.record.plan_record import describe_plan
     from lipray.run.session import select_outputs
     from lipray.run.summary import describe_model
 

@@ -13,8 +13,8 @@ from lipray.cli.options import load, resume_options
 
 if TYPE_CHECKING:
     from lipray.config import EstimateConfig
-    from lipray.run.folder import RunFolder
-    from lipray.run.records import ManifestRecord
+    from lipray.run.record.folder import RunFolder
+    from lipray.run.record.records import ManifestRecord
 
 
 FROM_PYTHON = "It was made from Python: call lipray.estimate again with the same store."
@@ -33,7 +33,7 @@ def resume_command(run: str, *, as_json: bool, quiet: bool, debug: bool, **flags
     began = time.monotonic()
     from lipray.cli.drive import code_of, drive, show
     from lipray.errors import StoreError
-    from lipray.run.folder import open_run, read_manifest, read_result
+    from lipray.run.record.folder import open_run, read_manifest, read_result
     from lipray.run.resume import configuration_of, find_run, same_run
 
     folder = open_run(run)

@@ -12,8 +12,8 @@ import click
 def runs_command(store: str | None, *, as_json: bool, debug: bool) -> None:
     """List the runs of STORE, a path or URL (default: runs), oldest first."""
     del debug  # read by the group
-    from lipray.run.folder import RUNS
-    from lipray.run.listing import list_runs
+    from lipray.run.record.folder import RUNS
+    from lipray.run.record.listing import list_runs
 
     listed = list_runs(store or RUNS)
     if as_json:

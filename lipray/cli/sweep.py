@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from lipray.model.load import Loaded
     from lipray.model.network import Network
     from lipray.run.budget import Clock
-    from lipray.run.records import ModelRecord, RequestRecord, SweepPart
+    from lipray.run.record.records import ModelRecord, RequestRecord, SweepPart
+    from lipray.run.record.sweep_records import SweepRecord
     from lipray.run.session import Continued
     from lipray.run.sweep import SweepFinished
-    from lipray.run.sweep_records import SweepRecord
 
 
 @click.command("sweep")
@@ -60,8 +60,8 @@ def sweep_command(
     networks = Networks(model, trust=trust_model)
 
     from lipray.run.budget import Clock
-    from lipray.run.folder import RUNS, run_folder
-    from lipray.run.records import RequestRecord
+    from lipray.run.record.folder import RUNS, run_folder
+    from lipray.run.record.records import RequestRecord
     from lipray.run.resume import find_run, same_sweep
     from lipray.run.sweep import read_sweep, sweep_part
 
@@ -166,7 +166,7 @@ def _stored(given: dict[str, Any], file: Path | None, *, no_store: bool) -> dict
     if no_store:
         return given | {"store": None}
     from lipray.config import read_config
-    from lipray.run.folder import RUNS
+    from lipray.run.record.folder import RUNS
 
     written = {} if file is None else read_config(file)
     return given if "store" in given or written.get("store") is not None else given | {"store": RUNS}
@@ -175,7 +175,7 @@ def _stored(given: dict[str, Any], file: Path | None, *, no_store: bool) -> dict
 def _ending(finished: SweepFinished) -> int:
     """Say on stderr what is not as it should be, and what to do."""
     from lipray.cli.drive import code_of
-    from lipray.run.tables import MISSING, parquet_bytes
+    from lipray.run.record.tables import MISSING, parquet_bytes
 
     record, place = finished.record, shlex.quote(finished.folder)
     if finished.fault is not None:

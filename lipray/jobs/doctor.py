@@ -13,7 +13,7 @@ from lipray.jobs.address import Address, resolve
 from lipray.jobs.greeting import WANTS_TOKEN, Head, greet
 from lipray.jobs.token import FILE, MODE, VALUE, find_token
 from lipray.run.checks.findings import Finding, fault, fault_of, good, warning
-from lipray.run.ray_doctor import unprotected
+from lipray.run.ray.doctor import unprotected
 
 
 def token() -> Iterator[Finding]:

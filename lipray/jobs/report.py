@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from lipray.jobs.job import Job
-from lipray.run.folder import PROGRESS, read_result, run_folder
-from lipray.run.records import ProgressRecord, Record, ResultRecord
+from lipray.run.record.folder import PROGRESS, read_result, run_folder
+from lipray.run.record.records import ProgressRecord, Record, ResultRecord
 
 
 class JobReport(Record):

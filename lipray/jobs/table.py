@@ -10,7 +10,7 @@ from rich.text import Text
 
 from lipray.jobs.report import JobReport
 from lipray.report.numbers import lower_text, seconds_text, upper_text
-from lipray.run.records import ProgressRecord
+from lipray.run.record.records import ProgressRecord
 
 
 def job_table(report: JobReport) -> RenderableType:

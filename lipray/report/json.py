@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lipray.run.checks.findings import DiagnosisRecord
-from lipray.run.plan_record import PlanRecord
-from lipray.run.records import ResultRecord, VerdictRecord
-from lipray.run.sweep_records import SweepRecord
+from lipray.run.record.plan_record import PlanRecord
+from lipray.run.record.records import ResultRecord, VerdictRecord
+from lipray.run.record.sweep_records import SweepRecord
 
 Printed = ResultRecord | PlanRecord | VerdictRecord | DiagnosisRecord | SweepRecord
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lipray.report.numbers import lower_text, seconds_text, upper_text
-from lipray.run.listing import ListedRun
+from lipray.run.record.listing import ListedRun
 
 
 def runs_table(runs: Sequence[ListedRun], store: str) -> RenderableType:

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lipray.report.numbers import lower_text, seconds_text, upper_text
-from lipray.run.sweep_records import SweepRecord, SweepRow
+from lipray.run.record.sweep_records import SweepRecord, SweepRow
 
 _SHOWN = 10
 

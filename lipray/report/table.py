@@ -10,8 +10,8 @@ from rich.text import Text
 
 from lipray.partition.subproblem import TORUS_METHODS
 from lipray.report.numbers import bytes_text, lower_text, seconds_text, shape_text, upper_text
-from lipray.run.plan_record import PlannedBlock, PlanRecord
-from lipray.run.records import BlockRecord, ResultRecord, VerdictRecord
+from lipray.run.record.plan_record import PlannedBlock, PlanRecord
+from lipray.run.record.records import BlockRecord, ResultRecord, VerdictRecord
 
 _SHOWN_FAILURES = 10
 _SHOWN_PROBLEMS = 20

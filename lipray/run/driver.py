@@ -28,7 +28,7 @@ from lipray.run.recall import Memory, prove_again, prove_in_rounds
 from lipray.run.rescue import rescue
 from lipray.run.rounds import coordinate
 from lipray.run.stop import Stopped
-from lipray.run.store import Store
+from lipray.run.store.solved import Store
 from lipray.run.tasks import Crowd, Schedule, schedule, solved_alone
 
 

@@ -18,10 +18,10 @@ from lipray.partition.plan import TorusWork
 from lipray.partition.subproblem import Subproblem
 from lipray.partition.worklist import Worklist
 from lipray.run.executor import Done, Executor, Failure, Task, explain
-from lipray.run.journal import Journal
 from lipray.run.lower_bound import Ascent, Witness
-from lipray.run.objects import Stored, object_key
-from lipray.run.store import Store
+from lipray.run.store.journal import Journal
+from lipray.run.store.objects import Stored, object_key
+from lipray.run.store.solved import Store
 from lipray.run.tasks import Schedule
 
 WORTH = 0.1

@@ -8,10 +8,10 @@ from pydantic import ValidationError
 
 from lipray.config import EstimateConfig
 from lipray.errors import StoreError, UsageError
-from lipray.run.folder import MANIFEST, PROGRESS, RunFolder, read_manifest
-from lipray.run.objects import ALGORITHM
-from lipray.run.records import ManifestRecord, ProgressRecord, SweepPart
+from lipray.run.record.folder import MANIFEST, PROGRESS, RunFolder, read_manifest
+from lipray.run.record.records import ManifestRecord, ProgressRecord, SweepPart
 from lipray.run.session import Continued
+from lipray.run.store.objects import ALGORITHM
 
 ELSEWHERE = frozenset({"executor", "address", "workers", "threads", "elastic", "stuck_after", "out", "store", "run_id"})
 """Options that say where a run is done and kept, not what it is."""

@@ -16,7 +16,7 @@ from lipray.partition.plan import TorusWork
 from lipray.partition.subproblem import Subproblem
 from lipray.run.budget import OUT_OF_TIME
 from lipray.run.executor import Done, Executor, Failure, Outcome, Task, explain
-from lipray.run.journal import LONG, Journal
+from lipray.run.store.journal import LONG, Journal
 
 if TYPE_CHECKING:
     from lipray.certify.frequency.bundle import AnyBundle, AnyResult

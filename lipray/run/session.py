@@ -17,16 +17,16 @@ from lipray.run.budget import Clock
 from lipray.run.driver import RunOutcome, estimate_network
 from lipray.run.events import Listener, ignore
 from lipray.run.executor import Executor
-from lipray.run.folder import RunFolder, choose_folder, run_folder
-from lipray.run.logbook import Logbook
-from lipray.run.objects import ALGORITHM
-from lipray.run.outcome_files import outcome_files
-from lipray.run.records import ManifestRecord, ModelRecord, RequestRecord, ResultRecord, State
+from lipray.run.record.folder import RunFolder, choose_folder, run_folder
+from lipray.run.record.logbook import Logbook
+from lipray.run.record.outcome_files import outcome_files
+from lipray.run.record.records import ManifestRecord, ModelRecord, RequestRecord, ResultRecord, State
+from lipray.run.record.surroundings import git_revision, machine, versions
 from lipray.run.start import start_executor
 from lipray.run.stop import Stopped
-from lipray.run.store import open_store
+from lipray.run.store.objects import ALGORITHM
+from lipray.run.store.solved import open_store
 from lipray.run.summary import describe_model, summarise
-from lipray.run.surroundings import git_revision, machine, versions
 from lipray.verify.record import encode
 
 INCOMPLETE = 10
@@ -189,7 +189,7 @@ def measured(place: Executor, listener: Listener, run: str) -> Listener:
     """On Ray, a run's figures go to Ray's metrics too."""
     if place.name != "ray":
         return listener
-    from lipray.run.ray_metrics import Metrics
+    from lipray.run.ray.metrics import Metrics
 
     return Metrics(run, listener)
 

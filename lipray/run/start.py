@@ -19,7 +19,7 @@ def start_executor(config: EstimateConfig) -> Executor:
     gpus = count_gpus() if config.device == "cuda" and config.address is None else 0
     if config.executor == "serial":
         return SerialExecutor(config.threads)
-    from lipray.run.ray_cluster import connect
+    from lipray.run.ray.cluster import connect
 
     threads = config.threads or 1
     cluster = None
@@ -30,7 +30,7 @@ def start_executor(config: EstimateConfig) -> Executor:
         if cluster is not None:
             cluster.close()
         raise
-    from lipray.run.ray_executor import RayExecutor  # only now: connecting prepares the import of Ray
+    from lipray.run.ray.executor import RayExecutor  # only now: connecting prepares the import of Ray
 
     return RayExecutor(cluster, threads=threads, elastic=config.elastic, stuck_after=config.stuck_after)
 

@@ -10,7 +10,7 @@ from lipray.partition.cost import estimate_cost
 from lipray.run.budget import BUDGET_SPENT
 from lipray.run.driver import RunOutcome
 from lipray.run.executor import Failure
-from lipray.run.records import (
+from lipray.run.record.records import (
     BlockRecord,
     FailureRecord,
     ModelRecord,

@@ -15,17 +15,25 @@ from lipray.run.budget import Clock
 from lipray.run.driver import Ending, RunOutcome, estimate_together
 from lipray.run.events import Listener, PointDone, ignore
 from lipray.run.executor import Executor
-from lipray.run.folder import MANIFEST, RUNS, RunFolder, choose_folder, read_manifest, read_result, run_folder
 from lipray.run.grid import Grid, GridPoint
 from lipray.run.joint import Point
-from lipray.run.logbook import Logbook
-from lipray.run.records import ManifestRecord, ModelRecord, PointRecord, RequestRecord, ResultRecord, State, SweepPart
+from lipray.run.record.folder import MANIFEST, RUNS, RunFolder, choose_folder, read_manifest, read_result, run_folder
+from lipray.run.record.logbook import Logbook
+from lipray.run.record.records import (
+    ManifestRecord,
+    ModelRecord,
+    PointRecord,
+    RequestRecord,
+    ResultRecord,
+    State,
+    SweepPart,
+)
+from lipray.run.record.sweep_records import SweepRecord, columns, sweep_rows, totals
+from lipray.run.record.tables import csv_bytes, flatten, parquet_bytes
 from lipray.run.session import Continued, conclude, give_up, make_manifest, measured, result_of, what_is_left
 from lipray.run.start import start_executor
 from lipray.run.stop import Stopped
-from lipray.run.store import open_store
-from lipray.run.sweep_records import SweepRecord, columns, sweep_rows, totals
-from lipray.run.tables import csv_bytes, flatten, parquet_bytes
+from lipray.run.store.solved import open_store
 
 SWEEP = "sweep.json"
 """The file of a sweep folder that holds its outcome."""

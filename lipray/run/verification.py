@@ -21,7 +21,7 @@ from lipray.partition.plan import TorusWork
 from lipray.partition.subproblem import Settings
 from lipray.partition.torus_cost import torus_cost
 from lipray.run.executor import Done, Executor, Failure, Task
-from lipray.run.records import BlockVerdict, ProblemVerdict, VerdictRecord
+from lipray.run.record.records import BlockVerdict, ProblemVerdict, VerdictRecord
 from lipray.run.rounds import Rounds
 from lipray.run.tasks import LONG_ROUND
 from lipray.verify.torus.layout import lay_out
@@ -52,7 +52,7 @@ def fetch(place: str) -> tuple[CertificateRecord, dict[str, np.ndarray]]:
         StoreError: the place cannot be read.
         UsageError: the URL's protocol is not known.
     """
-    from lipray.run.folder import open_run
+    from lipray.run.record.folder import open_run
     from lipray.verify.record import ARRAYS, LARGEST_RECORD, NAME, decode, expected_arrays, read, unpack
 
     if "://" not in place:

@@ -8,9 +8,9 @@ from click.testing import CliRunner
 
 from lipray.cli.main import cli
 from lipray.errors import ClusterError
-from lipray.run import ray_doctor
 from lipray.run.checks import machine
 from lipray.run.checks.findings import good
+from lipray.run.ray import doctor as ray_doctor
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from torch import nn
 import lipray
 from lipray.cli.main import cli
 from lipray.errors import InputShapeError, UsageError
-from lipray.run.folder import read_result
 from lipray.run.lower_bound import attained
+from lipray.run.record.folder import read_result
 
 FACTORY = """
 from torch import nn

@@ -7,8 +7,8 @@ from rich.console import Console
 
 from lipray.report.json import to_json
 from lipray.report.table import plan_table, result_table
-from lipray.run.plan_record import PlannedBlock, PlanRecord
-from lipray.run.records import BlockRecord, FailureRecord, ModelRecord, ResultRecord, SubproblemRecord
+from lipray.run.record.plan_record import PlannedBlock, PlanRecord
+from lipray.run.record.records import BlockRecord, FailureRecord, ModelRecord, ResultRecord, SubproblemRecord
 
 MODEL = ModelRecord(
     name="net", hash="ab", input_shape=(1, 8, 8), output_shape=(10,), neurons=768, notes=("random weights",)

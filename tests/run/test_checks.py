@@ -12,7 +12,7 @@ from lipray.config import EstimateConfig
 from lipray.errors import StoreError, UsageError
 from lipray.run.checks import fit, machine, place
 from lipray.run.checks.findings import diagnosis, fault, gather, good, warning
-from lipray.run.files import LocalFiles
+from lipray.run.store.files import LocalFiles
 
 
 def states(findings):

@@ -16,7 +16,7 @@ from lipray.run.driver import estimate_network
 from lipray.run.events import TaskRetried
 from lipray.run.executor import Done
 from lipray.run.serial import SerialExecutor
-from lipray.run.store import open_store
+from lipray.run.store.solved import open_store
 from tests.run.test_ray import convolutions
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -70,7 +70,7 @@ DEEDS |= {"hoard": hoard, "fail": fail}
 @pytest.fixture(scope="module")
 def cluster():
     """A head without CPUs and two nodes of one CPU each, all on loopback."""
-    from lipray.run import ray_cluster
+    from lipray.run.ray import cluster as ray_cluster
 
     before = ray_cluster._set(ray_cluster._OPTIONS | ray_cluster._early_options())
     import ray
@@ -90,7 +90,7 @@ def cluster():
 @pytest.fixture(scope="module")
 def joined(cluster):
     """A connection to the cluster; executors are made on it as tests need them."""
-    from lipray.run.ray_cluster import connect
+    from lipray.run.ray.cluster import connect
 
     connection = connect(cluster.address, workers=None, threads=1)
     yield connection
@@ -99,7 +99,7 @@ def joined(cluster):
 
 @pytest.fixture
 def executor(joined):
-    from lipray.run.ray_executor import RayExecutor
+    from lipray.run.ray.executor import RayExecutor
 
     return lambda **options: RayExecutor(joined, threads=1, **options)
 
@@ -109,7 +109,7 @@ def plant(monkeypatch):
     """``plant(word, deed, mark)``: tasks whose label has the word carry a fuse."""
     from dataclasses import replace
 
-    from lipray.run import ray_flight
+    from lipray.run.ray import flight as ray_flight
 
     real = ray_flight.pack
 
@@ -196,8 +196,8 @@ def test_a_task_that_fails_deterministically_is_tried_once(executor, plant, undi
 
 def test_a_straggler_is_copied(executor, plant, tmp_path, monkeypatch):
     from lipray.partition.subproblem import Settings, Subproblem
-    from lipray.run import ray_flight
     from lipray.run.executor import Task
+    from lipray.run.ray import flight as ray_flight
 
     monkeypatch.setattr(ray_flight, "SLOW", 2.0)
     monkeypatch.setattr(ray_flight, "TICK", 0.5)
@@ -268,7 +268,7 @@ from lipray.run.driver import estimate_network
 from lipray.run.start import start_executor
 place = start_executor(EstimateConfig(workers=1))
 import ray
-from lipray.run import ray_flight
+from lipray.run.ray import flight as ray_flight
 from tests.run import test_faults
 ray.cloudpickle.register_pickle_by_value(test_faults)
 real, submit, reserved = ray_flight.pack, ray_flight.Flight._submit, []
@@ -314,21 +314,21 @@ def test_a_worker_over_its_memory_gets_more_and_then_gives_up(tmp_path, undistur
 LOSES = """
 import sys
 from dataclasses import replace
-from lipray.run import ray_cluster
+from lipray.run.ray import cluster as ray_cluster
 ray_cluster._set(ray_cluster._OPTIONS | ray_cluster._early_options())
 import ray
 from ray.cluster_utils import Cluster
 size = dict(object_store_memory=100 * 2**20, node_ip_address="127.0.0.1")
 cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=2, include_dashboard=False, **size))
-from lipray.run import ray_flight
+from lipray.run.ray import flight as ray_flight
 from lipray.run.driver import estimate_network
 from lipray.run.events import TaskDone
-from lipray.run.ray_cluster import connect
-from lipray.run.store import open_store
+from lipray.run.ray.cluster import connect
+from lipray.run.store.solved import open_store
 from tests.run import test_faults
 ray.cloudpickle.register_pickle_by_value(test_faults)
 connection = connect(cluster.address, workers=None, threads=1)
-from lipray.run.ray_executor import RayExecutor
+from lipray.run.ray.executor import RayExecutor
 ray_flight.GONE = 4.0
 real = ray_flight.pack
 

@@ -9,9 +9,9 @@ import pytest
 from lipray.certify.certificate import Certificate, Status
 from lipray.compose.bound import Bound
 from lipray.errors import StoreError
-from lipray.run.folder import RunFolder, choose_folder, open_run, read_manifest, read_result
-from lipray.run.outcome_files import outcome_files
-from lipray.run.records import ModelRecord, ResultRecord, SubproblemRecord
+from lipray.run.record.folder import RunFolder, choose_folder, open_run, read_manifest, read_result
+from lipray.run.record.outcome_files import outcome_files
+from lipray.run.record.records import ModelRecord, ResultRecord, SubproblemRecord
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MODEL = ModelRecord(name="net", hash="ab" * 32, input_shape=(2,), output_shape=(1,), neurons=3)

@@ -17,7 +17,7 @@ from lipray.run.joint import Point, interleave
 from lipray.run.lower_bound import Ascent
 from lipray.run.serial import SerialExecutor
 from lipray.run.stop import Stopped
-from lipray.run.store import open_store
+from lipray.run.store.solved import open_store
 from tests.maps import Maps
 from tests.run.test_recall import Counting
 

@@ -34,9 +34,9 @@ def ray_metrics(monkeypatch):
     """The module over series that remember; Ray, which must not be imported before it is started, is not."""
     metrics = SimpleNamespace(Counter=Series, Gauge=Series, Histogram=Series)
     monkeypatch.setitem(sys.modules, "ray.util.metrics", metrics)
-    monkeypatch.delitem(sys.modules, "lipray.run.ray_metrics", raising=False)
-    yield importlib.import_module("lipray.run.ray_metrics")
-    del sys.modules["lipray.run.ray_metrics"]
+    monkeypatch.delitem(sys.modules, "lipray.run.ray.metrics", raising=False)
+    yield importlib.import_module("lipray.run.ray.metrics")
+    del sys.modules["lipray.run.ray.metrics"]
 
 
 def test_events_become_series(monkeypatch, ray_metrics):

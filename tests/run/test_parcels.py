@@ -5,7 +5,7 @@ import numpy as np
 from lipray.model.network import Dense, Input, Network, Node
 from lipray.partition.subproblem import Settings, Subproblem
 from lipray.run.executor import Task
-from lipray.run.parcels import BATCH_LENGTH, KNOWN_NETWORKS, batches, pack, share, unpack
+from lipray.run.ray.parcels import BATCH_LENGTH, KNOWN_NETWORKS, batches, pack, share, unpack
 from lipray.verify.torus.bundle import Bundle, perform
 from tests.maps import Maps
 

@@ -82,7 +82,7 @@ def executor():
 @pytest.fixture
 def sabotage(monkeypatch):
     """``sabotage(word, bomb)``: tasks whose label has the word carry the bomb."""
-    from lipray.run import ray_flight
+    from lipray.run.ray import flight as ray_flight
 
     whole = ray_flight.pack
 
@@ -296,7 +296,7 @@ def test_too_much_memory_is_refused_before_anything_runs(executor):
 
 
 def test_more_threads_than_any_node_has_are_refused(executor):
-    from lipray.run.ray_executor import RayExecutor
+    from lipray.run.ray.executor import RayExecutor
 
     with pytest.raises(PlanError, match="64 threads"):
         RayExecutor(executor._cluster, threads=64).check([])
@@ -440,7 +440,7 @@ def test_an_address_without_ray_is_refused_in_time(tmp_path):
         import socket, time
         from lipray.config import EstimateConfig
         from lipray.errors import ClusterError
-        from lipray.run import ray_cluster
+        from lipray.run.ray import cluster as ray_cluster
         from lipray.run.start import start_executor
 
         ray_cluster.CONNECT_SECONDS = 5.0

@@ -11,8 +11,9 @@ import pytest
 
 from lipray import __version__
 from lipray.errors import ClusterError
-from lipray.run import THREAD_VARIABLES, ray_doctor
-from lipray.run.ray_doctor import OOM_RETRIES, Node
+from lipray.run import THREAD_VARIABLES
+from lipray.run.ray import doctor as ray_doctor
+from lipray.run.ray.doctor import OOM_RETRIES, Node
 
 
 def node(address="10.0.0.5", why="", **changes):
@@ -93,7 +94,7 @@ def run(tmp_path, *words, **variables):
 JOIN = """
 import sys
 from lipray.run.checks.findings import diagnosis, gather
-from lipray.run.ray_doctor import joined
+from lipray.run.ray.doctor import joined
 memory = []
 record = diagnosis(gather("Ray", lambda: joined(sys.argv[1], memory)))
 assert memory[0] > 0
@@ -104,7 +105,7 @@ print(record.model_dump_json())
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_a_running_cluster_is_joined_asked_and_left(tmp_path):
-    from lipray.run.ray_cluster import connect
+    from lipray.run.ray.cluster import connect
 
     cluster = connect(None, workers=1, threads=1)
     try:

@@ -8,12 +8,13 @@ import pytest
 
 from lipray.config import EstimateConfig
 from lipray.partition.subproblem import Subproblem
-from lipray.run import objects, tasks
+from lipray.run import tasks
 from lipray.run.driver import estimate_network
 from lipray.run.events import TaskDone, UpperBoundImproved
 from lipray.run.executor import Failure
 from lipray.run.serial import SerialExecutor
-from lipray.run.store import open_store
+from lipray.run.store import objects
+from lipray.run.store.solved import open_store
 from tests.maps import Maps
 
 

@@ -11,10 +11,11 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from lipray.errors import StoreError, UsageError
-from lipray.run import remote, stop
-from lipray.run.files import LocalFiles, open_files
-from lipray.run.remote import RemoteFiles
-from lipray.run.store import Store, open_store
+from lipray.run import stop
+from lipray.run.store import remote
+from lipray.run.store.files import LocalFiles, open_files
+from lipray.run.store.remote import RemoteFiles
+from lipray.run.store.solved import Store, open_store
 from tests.run.test_recall import CASES, run
 
 

@@ -9,7 +9,7 @@ from lipray.run.driver import estimate_network, make_plan
 from lipray.run.executor import Failure
 from lipray.run.serial import SerialExecutor
 from lipray.run.session import certificate_files
-from lipray.run.store import open_store
+from lipray.run.store.solved import open_store
 from lipray.verify.check import verify
 from lipray.verify.record import decode, expected_arrays, unpack
 from tests.maps import Maps

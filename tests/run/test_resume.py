@@ -10,17 +10,18 @@ import pytest
 from lipray.config import EstimateConfig
 from lipray.errors import SolveError, StoreError, UsageError
 from lipray.partition.subproblem import Subproblem
-from lipray.run import logbook, tasks
+from lipray.run import tasks
 from lipray.run.executor import Failure
-from lipray.run.files import LocalFiles
-from lipray.run.folder import open_run, read_manifest, read_result
-from lipray.run.listing import list_runs
-from lipray.run.logbook import Logbook
-from lipray.run.records import ProgressRecord, RequestRecord
+from lipray.run.record import logbook
+from lipray.run.record.folder import open_run, read_manifest, read_result
+from lipray.run.record.listing import list_runs
+from lipray.run.record.logbook import Logbook
+from lipray.run.record.records import ProgressRecord, RequestRecord
 from lipray.run.resume import configuration_of, find_run, same_run
 from lipray.run.serial import SerialExecutor
 from lipray.run.session import run_estimate
 from lipray.run.stop import Stopped
+from lipray.run.store.files import LocalFiles
 from tests.run.test_recall import CASES, NETWORK
 
 HERE = RequestRecord(model="model.py:net", folder=".")
@@ -107,7 +108,7 @@ def test_a_coordinated_problem_goes_on_from_its_last_round(tmp_path, monkeypatch
     """
     monkeypatch.setattr(tasks, "LONG_ROUND", 0.0)
     monkeypatch.setattr("lipray.certify.frequency.solve.INTERIOR_POINT_ORDER", 0)  # first-order steps: rounds
-    monkeypatch.setattr("lipray.run.journal.THRIFT", 0.0)
+    monkeypatch.setattr("lipray.run.store.journal.THRIFT", 0.0)
     options = {"method": method, "iterations": 9}
     plain = Told(10**9)
     whole = go(tmp_path / "other", plain, **options)
@@ -131,7 +132,7 @@ def happened(store):
 def test_a_forged_journal_makes_nothing_smaller(tmp_path, monkeypatch):
     """Results of proofs that a journal claims do not count; the bound is proven again."""
     monkeypatch.setattr(tasks, "LONG_ROUND", 0.0)
-    from lipray.run import journal
+    from lipray.run.store import journal
 
     whole = go(tmp_path / "other", method="frequency", iterations=9)
     go(tmp_path, Told(6), run_id="r", method="frequency", iterations=9)

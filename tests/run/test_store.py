@@ -15,11 +15,11 @@ from lipray.certify.certificate import Certificate, Status
 from lipray.certify.solve import solve
 from lipray.errors import StoreError, UsageError
 from lipray.partition.subproblem import Settings, Subproblem
-from lipray.run import objects
-from lipray.run.files import STALE
 from lipray.run.lower_bound import Ascent, ascend
-from lipray.run.objects import object_key
-from lipray.run.store import open_store
+from lipray.run.store import objects
+from lipray.run.store.files import STALE
+from lipray.run.store.objects import object_key
+from lipray.run.store.solved import open_store
 from tests.maps import Maps
 
 

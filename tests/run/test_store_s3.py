@@ -17,12 +17,13 @@ from click.testing import CliRunner
 from lipray.certify.solve import solve
 from lipray.cli.main import cli
 from lipray.errors import StoreError, UsageError
-from lipray.run import remote, tasks
+from lipray.run import tasks
 from lipray.run.checks import place as places
 from lipray.run.events import TaskDone
-from lipray.run.files import open_files
 from lipray.run.lower_bound import ascend
-from lipray.run.store import open_store
+from lipray.run.store import remote
+from lipray.run.store.files import open_files
+from lipray.run.store.solved import open_store
 from tests.run.test_recall import CASES, Counting
 from tests.run.test_recall import run as run_case
 from tests.run.test_store import ASCENT, PROBLEM, same

@@ -7,7 +7,7 @@ from typing import Literal
 
 from lipray import __version__
 from lipray.errors import LiprayError
-from lipray.run.records import Record
+from lipray.run.record.records import Record
 
 State = Literal["ok", "warning", "fault"]
 

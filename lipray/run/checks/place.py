@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lipray.errors import StoreError
 from lipray.run.checks.findings import Finding, fault, good, warning
-from lipray.run.files import Backend, LocalFiles, open_files, reason
+from lipray.run.store.files import Backend, LocalFiles, open_files, reason
 
 LITTLE = 2**30
 """Bytes of free disk below which a warning is due."""

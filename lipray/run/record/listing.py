@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from lipray.errors import StoreError
-from lipray.run.files import open_files, reason
-from lipray.run.folder import PROGRESS, RunFolder, read_manifest, read_result, run_folder
-from lipray.run.records import Figure, ManifestRecord, ProgressRecord, Record
+from lipray.run.record.folder import PROGRESS, RunFolder, read_manifest, read_result, run_folder
+from lipray.run.record.records import Figure, ManifestRecord, ProgressRecord, Record
+from lipray.run.store.files import open_files, reason
 
 LOST = 120.0
 """Seconds without a sign of life after which a run's driver is taken for lost."""

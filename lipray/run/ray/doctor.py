@@ -18,7 +18,7 @@ from lipray import __version__
 from lipray.errors import ClusterError
 from lipray.run import THREAD_VARIABLES
 from lipray.run.checks.findings import Finding, fault, good, warning
-from lipray.run.ray_cluster import connect, object_store_bytes
+from lipray.run.ray.cluster import connect, object_store_bytes
 
 ANSWER_SECONDS = 120.0
 """How long the nodes may take to start a worker and answer."""

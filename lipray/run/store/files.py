@@ -16,7 +16,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from lipray.errors import StoreError, UsageError
-from lipray.run.remote import RemoteFiles, first_line
+from lipray.run.store.remote import RemoteFiles, first_line
 
 STALE = 86400.0
 """Seconds after which a temporary file is nobody's any more."""

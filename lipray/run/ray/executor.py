@@ -1,4 +1,4 @@
-"""The executor that runs tasks on Ray. Import it after ``ray_cluster.connect``, which prepares the import of Ray."""
+"""The executor that runs tasks on Ray. Import it after ``cluster.connect``, which prepares the import of Ray."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import ray.exceptions
 from lipray.errors import ClusterError, InfeasibleResourcesError, PlanError
 from lipray.run.events import Listener
 from lipray.run.executor import Outcome, Task
-from lipray.run.ray_cluster import Cluster
-from lipray.run.ray_flight import Flight, Kept, Means, first_line
-from lipray.run.ray_nodes import alive, largest_memory
+from lipray.run.ray.cluster import Cluster
+from lipray.run.ray.flight import Flight, Kept, Means, first_line
+from lipray.run.ray.nodes import alive, largest_memory
 from lipray.run.stop import whole
 
 

@@ -25,9 +25,9 @@ from lipray.model.network import Network
 from lipray.partition.subproblem import Subproblem
 from lipray.run.events import Listener, TaskRetried
 from lipray.run.executor import Done, Failure, Outcome, Task, late
-from lipray.run.parcels import batches, pack, share
-from lipray.run.ray_nodes import alive, head_answers, largest_memory
-from lipray.run.ray_worker import Reply, Started, solve_parcels
+from lipray.run.ray.nodes import alive, head_answers, largest_memory
+from lipray.run.ray.parcels import batches, pack, share
+from lipray.run.ray.worker import Reply, Started, solve_parcels
 from lipray.run.stop import whole
 
 WORKER_MEMORY = 300 * 2**20

@@ -8,7 +8,7 @@ from lipray.model.network import Activation, Conv, Dense, Network
 from lipray.partition.cost import estimate_cost
 from lipray.partition.plan import Block, Plan, TorusWork
 from lipray.partition.worklist import worklist
-from lipray.run.records import ModelRecord, Record
+from lipray.run.record.records import ModelRecord, Record
 
 
 class TorusRecord(Record):

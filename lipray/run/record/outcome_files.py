@@ -9,9 +9,9 @@ import numpy as np
 
 from lipray.certify.certificate import Certificate
 from lipray.compose.bound import Bound
-from lipray.run.folder import RESULT
-from lipray.run.records import ResultRecord, SubproblemRecord
-from lipray.run.tables import csv_bytes, flatten
+from lipray.run.record.folder import RESULT
+from lipray.run.record.records import ResultRecord, SubproblemRecord
+from lipray.run.record.tables import csv_bytes, flatten
 from lipray.verify.record import ARRAYS, NAME
 
 

@@ -6,7 +6,16 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
-from lipray.run.records import Figure, ModelRecord, Record, ResultRecord, State, SubproblemRecord, SweepPart, Swept
+from lipray.run.record.records import (
+    Figure,
+    ModelRecord,
+    Record,
+    ResultRecord,
+    State,
+    SubproblemRecord,
+    SweepPart,
+    Swept,
+)
 
 
 class SweepRow(Record):

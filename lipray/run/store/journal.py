@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lipray.errors import StoreError
-from lipray.run.files import Backend, reason
+from lipray.run.store.files import Backend, reason
 
 if TYPE_CHECKING:
     from lipray.certify.frequency.bundle import AnyBundle, AnyResult

@@ -17,8 +17,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from lipray.errors import StoreError
-from lipray.run.files import Backend, LocalFiles, open_files, reason
-from lipray.run.records import ManifestRecord, ResultRecord
+from lipray.run.record.records import ManifestRecord, ResultRecord
+from lipray.run.store.files import Backend, LocalFiles, open_files, reason
 
 RUNS = "runs"
 """The store of a command that names none."""

@@ -17,10 +17,10 @@ from typing import Any
 
 from lipray.errors import StoreError
 from lipray.run.events import Event, Listener, PlanReady, RoundDone, Silence, SweepReady, TaskDone
-from lipray.run.files import LocalFiles
-from lipray.run.folder import EVENTS, MANIFEST, PLAN, PROGRESS, RunFolder
-from lipray.run.plan_record import describe_plan
-from lipray.run.records import ManifestRecord, ProgressRecord, State
+from lipray.run.record.folder import EVENTS, MANIFEST, PLAN, PROGRESS, RunFolder
+from lipray.run.record.plan_record import describe_plan
+from lipray.run.record.records import ManifestRecord, ProgressRecord, State
+from lipray.run.store.files import LocalFiles
 
 BEAT = 2.0
 """Seconds between two looks at what is to be written."""

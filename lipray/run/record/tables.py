@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lipray.run.records import Record
+from lipray.run.record.records import Record
 
 MISSING = "pyarrow is not installed, so there is no Parquet file beside the CSV: pip install 'lipray[report]'"
 """What to say where there is no Parquet file."""

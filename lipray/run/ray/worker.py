@@ -14,7 +14,7 @@ import ray
 
 from lipray.model.network import Network
 from lipray.run.executor import Done, Task, attempt
-from lipray.run.parcels import Parcel, unpack
+from lipray.run.ray.parcels import Parcel, unpack
 
 if TYPE_CHECKING:
     from lipray.run.executor import Value

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from lipray.errors import StoreError
 from lipray.partition.subproblem import Subproblem
-from lipray.run.files import Backend, LocalFiles, open_files, reason
 from lipray.run.lower_bound import Ascent
-from lipray.run.objects import DamagedError, Stored, decode, encode, object_key, record_of
+from lipray.run.store.files import Backend, LocalFiles, open_files, reason
+from lipray.run.store.objects import DamagedError, Stored, decode, encode, object_key, record_of
 
 
 @dataclass(slots=True)

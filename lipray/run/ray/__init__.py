@@ -1,0 +1,1 @@
+"""Tasks over Ray: the connection, what flies, and what a worker does."""
