@@ -67,8 +67,8 @@ def _sweep(
     from lipray.cli.sweep import Networks, drive_sweep, show
     from lipray.errors import StoreError
     from lipray.run.budget import Clock
+    from lipray.run.record.sweep_folder import read_sweep
     from lipray.run.resume import find_run, same_sweep, sweep_configurations
-    from lipray.run.sweep import read_sweep
 
     known = read_sweep(folder) if manifest.state == "finished" else None
     if known is not None:

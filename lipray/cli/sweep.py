@@ -62,8 +62,9 @@ def sweep_command(
     from lipray.run.budget import Clock
     from lipray.run.record.folder import RUNS, run_folder
     from lipray.run.record.records import RequestRecord
+    from lipray.run.record.sweep_folder import read_sweep
     from lipray.run.resume import find_run, same_sweep
-    from lipray.run.sweep import read_sweep, sweep_part
+    from lipray.run.sweep import sweep_part
 
     part, configs = sweep_part(grid)
     for options in configs.values():

@@ -28,15 +28,13 @@ from lipray.run.record.records import (
     State,
     SweepPart,
 )
+from lipray.run.record.sweep_folder import SWEEP, point_folder
 from lipray.run.record.sweep_records import SweepRecord, columns, sweep_rows, totals
 from lipray.run.record.tables import csv_bytes, flatten, parquet_bytes
 from lipray.run.session import Continued, conclude, give_up, make_manifest, measured, result_of, what_is_left
 from lipray.run.start import start_executor
 from lipray.run.stop import Stopped
 from lipray.run.store.solved import open_store
-
-SWEEP = "sweep.json"
-"""The file of a sweep folder that holds its outcome."""
 
 Prepare = Callable[[EstimateConfig], tuple[Network, ModelRecord]]
 """The network of a configuration, its outputs selected, and its record; the same object for the same network."""
@@ -186,28 +184,6 @@ def sweep_part(grid: Grid) -> tuple[SweepPart, dict[str, EstimateConfig]]:
 
     axes = {axis.option: axis.names for axis in grid.axes}
     return SweepPart(axes=axes, points=tuple(record(point) for point in grid.points)), configs
-
-
-def read_sweep(folder: RunFolder) -> SweepRecord | None:
-    """The outcome of a sweep, ``None`` where it has none yet.
-
-    Raises:
-        StoreError: it cannot be read.
-    """
-    content = folder.read(SWEEP)
-    if content is None:
-        return None
-    try:
-        return SweepRecord.model_validate_json(content)
-    except ValueError as fault:
-        raise StoreError(
-            f"{folder.place}/{SWEEP}", f"is not one of this version ({str(fault).splitlines()[0]})"
-        ) from None
-
-
-def point_folder(folder: RunFolder, name: str) -> RunFolder:
-    """The run folder of a point, below the sweep's."""
-    return RunFolder(f"{folder.place}/{name}", folder.files.below(name))
 
 
 def _folder(config: EstimateConfig, model: ModelRecord) -> RunFolder:

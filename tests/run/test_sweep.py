@@ -17,12 +17,13 @@ from lipray.run.grid import make_grid, parse_axes
 from lipray.run.record.folder import open_run, read_manifest, read_result
 from lipray.run.record.listing import list_runs
 from lipray.run.record.records import RequestRecord
+from lipray.run.record.sweep_folder import point_folder, read_sweep
 from lipray.run.resume import find_run, same_run, same_sweep, sweep_configurations
 from lipray.run.serial import SerialExecutor
 from lipray.run.stop import Stopped
 from lipray.run.store.files import LocalFiles
 from lipray.run.summary import describe_model
-from lipray.run.sweep import point_folder, read_sweep, run_sweep, sweep_part
+from lipray.run.sweep import run_sweep, sweep_part
 from tests.run.test_joint import NETWORK, Watching, config, distinct
 
 HERE = RequestRecord(model="model.py:net", folder=".")

@@ -34,7 +34,7 @@ def machine() -> dict[str, str | int]:
 
 def git_revision() -> str | None:
     """Revision of the source tree lipray runs from, where it is one."""
-    source = Path(__file__).resolve().parents[2]
+    source = Path(__file__).resolve().parents[3]
     if not (source / ".git").exists():
         return None
     command = ["git", "-C", str(source), "rev-parse", "HEAD"]
