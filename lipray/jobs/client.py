@@ -163,6 +163,8 @@ class Jobs:
                 time.sleep(PAUSE)
                 greet(self.address, self._token)
             else:
+                # What was printed last may be in the log only after Ray has seen the end.
+                hand_on(self.logs(job)[written:])
                 return
 
     def stop(self, job: Job) -> None:

@@ -14,6 +14,9 @@ BUILT = {f"dist/{WHEEL}", "~/.ray/auth_token"}
 """What is not in the repository, and made before ``ray up``."""
 
 
+pytestmark = pytest.mark.usefixtures("ray_library")
+
+
 @pytest.fixture(params=LAUNCHERS)
 def config(request):
     return document(CLUSTER / request.param)

@@ -270,14 +270,17 @@ def test_exit_codes(state, exit_code, status):
 class Tail:
     """A client of Ray's whose connection breaks off; each list is what comes before it does."""
 
-    def __init__(self, *pieces):
-        self.pieces = list(pieces)
+    def __init__(self, *pieces, whole="one\ntwo\nthree\nfour\nfive\n"):
+        self.pieces, self.whole = list(pieces), whole
 
     async def tail_job_logs(self, _name):
         for text in self.pieces.pop(0):
             yield text
         if self.pieces:
             raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+
+    def get_job_logs(self, _name):
+        return self.whole
 
 
 def follow(tail, monkeypatch, *, alive=True):
@@ -297,6 +300,11 @@ def follow(tail, monkeypatch, *, alive=True):
 def test_a_log_that_breaks_off_is_taken_up_where_it_was(monkeypatch):
     tail = Tail(["one\ntwo\n", "thr"], [], ["on", "e\ntwo\nthree\nfour\n"], ["one\ntwo\nthree\nfour\n", "five\n"])
     assert follow(tail, monkeypatch) == "one\ntwo\nthree\nfour\nfive\n"
+
+
+def test_what_is_printed_last_is_not_lost(monkeypatch):
+    """Ray sees the end of a driver before the end of its log."""
+    assert follow(Tail(["one\ntwo\n"]), monkeypatch) == "one\ntwo\nthree\nfour\nfive\n"
 
 
 def test_a_log_that_breaks_off_because_the_cluster_has_gone(monkeypatch):
