@@ -26,7 +26,7 @@ estimate: $(VENV)/.installed
 	$(BIN)/lipray estimate examples/digits_cnn.py:digits_cnn --weights examples/digits_cnn.safetensors --input-shape 1,8,8
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 # The fuzzer is installed where there is a wheel for it; without it its test is skipped.
 test-slow: $(VENV)/.installed-test

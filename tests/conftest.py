@@ -5,6 +5,7 @@ import sys
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+os.environ.pop("COLUMNS", None)  # tables are as wide as without a terminal
 
 from pathlib import Path  # noqa: E402 - the variables above must be set before numpy is loaded
 
@@ -48,11 +49,15 @@ def ray_library():
     return ray
 
 
+RAY_IMPORTED = pytest.StashKey[bool]()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item):
     """The test that imports Ray otherwise is the one that fails."""
     result = yield
     constants = sys.modules.get("ray._private.ray_constants")
-    if constants is not None:
+    if constants is not None and not item.config.stash.get(RAY_IMPORTED, False):
+        item.config.stash[RAY_IMPORTED] = True
         assert not constants.ENABLE_RAY_CLUSTER, f"{item.nodeid} imports Ray before lipray has prepared it"
     return result

@@ -49,6 +49,7 @@ def test_lipray_knows_the_commands_and_their_options(command, words):
     cli.commands[command].make_context(command, list(words))
 
 
+@pytest.mark.usefixtures("ray_library")
 @pytest.mark.parametrize(("command", "words"), uses("ray"), ids=str)
 def test_ray_knows_the_commands(command, words):
     from ray.scripts.scripts import cli
