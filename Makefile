@@ -65,7 +65,7 @@ clean:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing lipray and what it needs into $(VENV)"
 	$(PIP) torch
-	$(PIP) -e .
+	$(PIP) -e ".[report]"
 	@touch $@
 
 # Without the server of S3 its tests are skipped.

@@ -15,6 +15,7 @@ from lipray.cli.doctor import doctor_command
 from lipray.cli.estimate import estimate_command
 from lipray.cli.jobs import logs_command, status_command, stop_command
 from lipray.cli.plan import plan_command
+from lipray.cli.report import report_command
 from lipray.cli.resume import resume_command
 from lipray.cli.runs import runs_command
 from lipray.cli.submit import submit_command
@@ -93,6 +94,7 @@ cli.add_command(estimate_command)
 cli.add_command(sweep_command)
 cli.add_command(resume_command)
 cli.add_command(runs_command)
+cli.add_command(report_command)
 cli.add_command(verify_command)
 cli.add_command(doctor_command)
 cli.add_command(submit_command)

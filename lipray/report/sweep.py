@@ -7,13 +7,13 @@ from rich.table import Table
 from rich.text import Text
 
 from lipray.report.numbers import lower_text, seconds_text, upper_text
-from lipray.run.record.sweep_records import SweepRecord, SweepRow
+from lipray.run.record.sweep_records import SweepRecord, SweepRow, comparable
 
 _SHOWN = 10
 
 
 def sweep_table(record: SweepRecord, folder: str | None = None) -> RenderableType:
-    """One line per point, the best bound marked, and what did not go as planned."""
+    """One line per point, the best bound marked where all bound one network, and what did not go as planned."""
     title = f"Sweep of {record.model.name}: {len(record.rows)} points"
     table = Table(title=Text(title), title_justify="left")
     table.add_column("point", no_wrap=True)
@@ -22,7 +22,8 @@ def sweep_table(record: SweepRecord, folder: str | None = None) -> RenderableTyp
     for name in ("bound", "of product", "lower", "core time", "longest", "distinct", "shared"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", overflow="fold")
-    best = min((row.upper for row in record.rows if row.upper is not None), default=None)
+    known = [row.upper for row in record.rows if row.upper is not None]
+    best = min(known, default=None) if comparable(record) else None
     for row in record.rows:
         table.add_row(*_cells(record, row), style="bold" if row.upper is not None and row.upper == best else "")
     return Group(table, *_remarks(record, folder))

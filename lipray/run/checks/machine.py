@@ -26,7 +26,7 @@ SAFE_PART = 0.75
 """Part of the memory that one sub-problem may be given."""
 PROBE_SECONDS = 120.0
 
-_OPTIONAL = ("onnx", "s3")
+_OPTIONAL = ("onnx", "s3", "report", "parquet")
 """Extras that add abilities; the others are for lipray's own tests and benchmarks."""
 
 _PROBE = """

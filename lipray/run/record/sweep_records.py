@@ -17,6 +17,9 @@ from lipray.run.record.records import (
     Swept,
 )
 
+SELECTING = frozenset({"input_shape", "weights", "output_rows", "pairs"})
+"""Options that say which network is bounded."""
+
 
 class SweepRow(Record):
     """A point of a sweep: what was swept, its bracket, and what it took.
@@ -116,6 +119,11 @@ def totals(results: Mapping[str, ResultRecord]) -> tuple[int, float]:
     for result in results.values():
         every.update(_solved(result))
     return len(every), sum(row.core_seconds for row in every.values())
+
+
+def comparable(record: SweepRecord) -> bool:
+    """Whether all points bound one network, so that the smallest of their bounds is the best."""
+    return not any(name in SELECTING and len(values) > 1 for name, values in record.axes.items())
 
 
 def columns(record: SweepRecord) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lipray.run.record.records import Record
 
-MISSING = "pyarrow is not installed, so there is no Parquet file beside the CSV: pip install 'lipray[report]'"
+MISSING = "pyarrow is not installed, so there is no Parquet file beside the CSV: pip install 'lipray[parquet]'"
 """What to say where there is no Parquet file."""
 
 

@@ -1,0 +1,1 @@
+"""Plots as SVG: plain values in, one figure out. matplotlib is imported here only."""
