@@ -30,7 +30,7 @@ PATIENCE = 60.0
 
 def program():
     """The browser on this machine, or None."""
-    return next((path for name in NAMES if (path := shutil.which(name))), None)
+    return shutil.which("bash") and next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 class Browser:
@@ -39,10 +39,10 @@ class Browser:
     def __enter__(self):
         self._folder = tempfile.TemporaryDirectory(prefix="lipray-browser-")
         hear, say = os.pipe(), os.pipe()
-        # The browser reads from 3 and writes to 4; a shell puts them there from numbers that are out of the way.
+        # The browser reads from 3 and writes to 4; bash, unlike sh, moves any number there.
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (say[0], hear[1])]
         words = [program(), *FLAGS, f"--user-data-dir={self._folder.name}", "about:blank"]
-        shell = ["sh", "-c", f'exec 3<&{ends[0]} 4>&{ends[1]} && exec "$@"', "sh", *words]
+        shell = ["bash", "-c", f'exec 3<&{ends[0]} 4>&{ends[1]} && exec "$@"', "bash", *words]
         self._process = subprocess.Popen(shell, pass_fds=ends, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for end in (say[0], hear[1], *ends):
             os.close(end)

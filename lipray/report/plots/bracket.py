@@ -6,21 +6,21 @@ from lipray.report.course import Step
 from lipray.report.numbers import lower_text, upper_text
 from lipray.report.plots.canvas import drawing, legend, new_figure, to_page
 from lipray.report.plots.palette import MUTED, SERIES
-from lipray.report.plots.scales import is_wide, scale
+from lipray.report.plots.scales import drawable, is_wide, scale
 
 MOST = 1500
 """Steps that are drawn; of more, every so-many-th, and the last."""
 
 
 def bracket_plot(steps: tuple[Step, ...], length: float, attempts: tuple[float, ...] = ()) -> str | None:
-    """Upper and lower bound as steps, and where each attempt began; ``None`` where there never was an upper bound.
+    """Upper and lower bound as steps, and where each attempt began; ``None`` where there was no upper bound.
 
     Args:
         steps: the bracket's changes.
         length: seconds of work.
         attempts: when each process began.
     """
-    shown = _thin([step for step in steps if step.upper is not None])
+    shown = _thin([step for step in steps if drawable(step.upper)])
     if not shown:
         return None
     last = shown[-1]
@@ -29,7 +29,10 @@ def bracket_plot(steps: tuple[Step, ...], length: float, attempts: tuple[float, 
         figure, axes = new_figure()
         uppers = [(step.at, step.upper) for step in shown if step.upper is not None]
         (upper,) = axes.step(*_until(uppers, end), where="post", color=SERIES[0])
-        lowers = [(step.at, step.lower) for step in _thin([step for step in steps if step.lower > 0.0])]
+        lowers = [
+            (step.at, step.lower)
+            for step in _thin([step for step in steps if step.lower > 0.0 and drawable(step.lower)])
+        ]
         handles, labels = [upper], [f"upper bound, certified: {upper_text(last.upper)}"]
         if lowers:
             (lower,) = axes.step(*_until(lowers, end), where="post", color=SERIES[2])
@@ -40,7 +43,7 @@ def bracket_plot(steps: tuple[Step, ...], length: float, attempts: tuple[float, 
         figures = [value for _, value in (*uppers, *lowers)]
         wide = is_wide(figures)
         # The first pairs of inputs attain little, and would take most of the plot.
-        low, high = max(min(figures), last.lower / 20), max(figures)
+        low, high = max(min(figures), lowers[-1][1] / 20 if lowers else 0.0), max(figures)
         pad = (high - low) * 0.07 or 0.05 * abs(high) or 1.0
         scale(axes, "y", low / 1.2 if wide else max(0.0, low - pad), high * 1.2 if wide else high + pad, log=wide)
         scale(axes, "x", 0.0, end, log=False, times=True)

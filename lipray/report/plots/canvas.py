@@ -17,6 +17,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from lipray.report.labels import plain
 from lipray.report.plots.palette import INK, LIGHT, MUTED, PAPER, RULE
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ _NAMES = {colour: name for name, colour in LIGHT.items()}
 _COLOUR = re.compile("|".join(_NAMES))
 _LONG = re.compile(r"(-?\d+\.\d{2})\d+")
 _REFERENCE = re.compile(r"#([\w-]+)")
-_FONT = re.compile(r"font: (?:[^;]*? )?([\d.]+px) [^;]*")
+# Versions of matplotlib differ: the size in a shorthand with the family, or both apart.
+_FONT = re.compile(r"font: (?:[^;]*? )?([\d.]+px) [^;]*|font-family: [^;]*;? ?")
 
 ET.register_namespace("", _SVG)
 
@@ -100,7 +102,7 @@ def to_page(figure: Figure, name: str, told: str) -> str:
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
     root.set("role", "img")
-    root.set("aria-label", told)
+    root.set("aria-label", plain(told))
     return ET.tostring(root, encoding="unicode")
 
 
@@ -141,7 +143,7 @@ def _settle(node: ET.Element, name: str, used: set[str]) -> None:
         elif "url(#" in value:
             node.set(key, value.replace("url(#", f"url(#{name}-"))
         elif key == "style":
-            plain = _FONT.sub(r"font-size: \1", value)
-            node.set(key, _COLOUR.sub(lambda found: f"var(--{_NAMES[found.group()]})", plain))
+            styled = _FONT.sub(lambda found: f"font-size: {found[1]}" if found[1] else "", value)
+            node.set(key, _COLOUR.sub(lambda found: f"var(--{_NAMES[found.group()]})", styled))
         elif key not in ("class", "viewBox"):
             node.set(key, " ".join(_LONG.sub(r"\1", value).split()))

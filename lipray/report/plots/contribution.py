@@ -13,7 +13,7 @@ from lipray.report.labels import short
 from lipray.report.numbers import upper_text
 from lipray.report.plots.canvas import WIDTH, drawing, legend, new_figure, to_page
 from lipray.report.plots.palette import INK, QUIET, SERIES
-from lipray.report.plots.scales import scale
+from lipray.report.plots.scales import drawable, scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +74,7 @@ def contribution_plot(parts: Sequence[Part], name: str, told: str, *, factor: st
 
 
 def _drawn(value: float | None) -> TypeGuard[float]:
-    return value is not None and value > 0.0 and math.isfinite(value)
+    return drawable(value) and value > 0.0
 
 
 def _bar(axes: Axes, row: int, value: float | None, colour: str, height: float, alpha: float = 1.0) -> None:

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from lipray.report.labels import short
 from lipray.report.plots.canvas import drawing, legend, new_figure, to_page
 from lipray.report.plots.palette import MUTED, PAPER, SERIES
-from lipray.report.plots.scales import is_wide, scale
+from lipray.report.plots.scales import drawable, is_wide, scale
 from lipray.report.series import Line, Lines
 from lipray.run.record.sweep_records import SweepRow
 
@@ -74,6 +74,7 @@ def _draw(
     figures = [found for line in lines.lines for row in line.rows if (found := _value(row, value)) is not None]
     if not figures:
         return None
+    floor = floor if drawable(floor) else None
     every = [*figures, floor] if floor else figures
     wide = is_wide(every)
     low, high = min(every), max(every)
@@ -127,7 +128,8 @@ def _points(axes: Axes, line: Line, value: Callable[[SweepRow], float | None], i
 
 
 def _value(row: SweepRow | None, value: Callable[[SweepRow], float | None]) -> float | None:
-    return None if row is None or row.upper is None else value(row)
+    found = None if row is None or row.upper is None else value(row)
+    return found if drawable(found) else None
 
 
 def _style(line: Line) -> dict[str, Any]:

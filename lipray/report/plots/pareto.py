@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from lipray.report.labels import short
 from lipray.report.plots.canvas import drawing, legend, new_figure, to_page
 from lipray.report.plots.palette import INK, MUTED, PAPER, SERIES
-from lipray.report.plots.scales import is_wide, scale
+from lipray.report.plots.scales import drawable, is_wide, scale
 from lipray.report.series import name_of, pareto_front
 from lipray.run.record.records import Swept
 from lipray.run.record.sweep_records import SweepRecord, SweepRow
@@ -36,10 +36,11 @@ def pareto_plot(record: SweepRecord, lower: float | None) -> str | None:
     Returns:
         The figure; ``None`` where no point has a bound.
     """
-    rows = [row for row in record.rows if row.upper is not None]
+    rows = [row for row in record.rows if drawable(row.upper) and drawable(row.core_seconds)]
     if not rows:
         return None
     front = pareto_front(rows)
+    lower = lower if drawable(lower) else None
     first = next((name for name, values in record.axes.items() if len(values) > 1), None)
     kinds: tuple[Swept, ...] = record.axes[first] if first is not None else ()
     with drawing():

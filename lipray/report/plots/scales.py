@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
@@ -56,6 +56,11 @@ def time_text(seconds: float) -> str:
     if seconds == 0 or seconds >= 120:
         return seconds_text(seconds) if seconds else "0"
     return f"{seconds:.4g} s" if seconds >= 1 else seconds_text(seconds)
+
+
+def drawable(value: float | None) -> TypeGuard[float]:
+    """Whether there is a place for a figure: it is finite, and not so large or small that axes overflow."""
+    return value is not None and (value == 0.0 or 1e-200 < abs(value) < 1e200)
 
 
 def is_wide(values: Sequence[float]) -> bool:
