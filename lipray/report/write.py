@@ -47,6 +47,10 @@ class _Target:
     page: str
     own: bool
 
+    def path(self, name: str) -> str:
+        """The path or URL of a file, as a user would name it."""
+        return name if self.folder.place == "." else f"{self.folder.place}/{name}"
+
 
 def write_report(
     place: str, *, out: str | None = None, formats: Sequence[Format] | None = None, points: bool = False
@@ -79,12 +83,12 @@ def write_report(
     report = None
     if "html" in wanted:
         target.folder.write(target.page, _page(facts, target, next(iter(tables), None)))
-        report = f"{target.folder.place}/{target.page}"
+        report = target.path(target.page)
     return ReportRecord(
         run=facts.manifest.run,
         state=facts.listed.state,
         report=report,
-        tables=tuple(f"{target.folder.place}/{name}" for name in tables),
+        tables=tuple(target.path(name) for name in tables),
         lacking="" if formats or "parquet" in wanted else MISSING,
     )
 

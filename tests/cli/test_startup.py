@@ -27,11 +27,11 @@ def run(code, folder):
     [
         ["--help"],
         ["--version"],
-        *([command, "--help"] for command in ("plan", "estimate", "submit", "stop", "doctor", "sweep")),
+        *([command, "--help"] for command in ("plan", "estimate", "submit", "stop", "doctor", "sweep", "report")),
     ],
 )
 def test_help_imports_nothing_heavy(words, tmp_path):
-    banned = ["torch", "ray", "cvxpy", "clarabel", "onnx", "numpy", "scipy", "pydantic", "rich"]
+    banned = ["torch", "ray", "cvxpy", "clarabel", "onnx", "numpy", "scipy", "pydantic", "rich", "jinja2", "matplotlib"]
     run(CHECK.format(words=words, banned=banned), tmp_path)
 
 
@@ -60,6 +60,14 @@ def test_a_serial_estimate_imports_neither_ray_nor_cvxpy(tmp_path):
     (tmp_path / "model.py").write_text("from torch import nn\n\ndef net():\n    return nn.Linear(3, 2)\n")
     words = ["estimate", "model.py:net", "--input-shape", "3", "--executor", "serial", "--quiet"]
     run(CHECK.format(words=words, banned=["ray", "cvxpy", "clarabel"]), tmp_path)
+
+
+def test_a_report_imports_neither_torch_nor_ray_nor_cvxpy(tmp_path):
+    import lipray
+    from tests.run.test_joint import NETWORK
+
+    lipray.estimate(NETWORK, out=tmp_path / "run", method="product", lower_starts=0)
+    run(CHECK.format(words=["report", "run"], banned=["torch", "ray", "cvxpy", "clarabel", "scipy"]), tmp_path)
 
 
 def test_import_lipray_is_cheap(tmp_path):

@@ -9,11 +9,18 @@ from pathlib import Path
 import pytest
 
 from lipray.errors import StoreError, UsageError
+from lipray.report.plots import canvas
 from lipray.report.write import write_report
 from lipray.run.record.folder import open_run, read_manifest, read_result
 from lipray.run.record.sweep_folder import point_folder, read_sweep
 
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">\x00\x1b{{ 7 * 7 }}'
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are put together and not drawn, which takes most of a page's time."""
+    monkeypatch.setattr(canvas, "_written", lambda _: '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>')
 
 
 class Page(HTMLParser):
@@ -85,6 +92,7 @@ def test_the_same_folder_gives_the_same_bytes(store, name):
     assert report(store / name) == report(store / name)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_says_what_its_records_say(store):
     result = read_result(store / "run")
     text = shown(store / "run")
@@ -102,6 +110,7 @@ def test_a_run_says_what_its_records_say(store):
     assert "lipray resume" not in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_sweep_says_what_its_record_says(store):
     text = shown(store / "sweep")
     record = read_sweep(open_run(store / "sweep"))
@@ -129,6 +138,7 @@ def test_names_are_shown_and_never_run(store, name):
 
 
 @pytest.mark.parametrize("state", ["failed", "stopped", "running", "incomplete"])
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_in_any_state_has_a_report_of_what_there_is(store, state):
     folder = store / "run"
     change(folder, state=state, files={}, finished=None, why="MemoryError: <all> of it" if state == "failed" else "")
@@ -143,9 +153,21 @@ def test_a_run_in_any_state_has_a_report_of_what_there_is(store, state):
     assert write_report(str(folder)).tables == ()
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_whose_driver_was_lost_says_so(store):
+    folder = store / "run"
+    change(folder, state="running", files={})
+    progress = json.loads((folder / "progress.json").read_text())
+    (folder / "progress.json").write_text(json.dumps(progress | {"time": 1e9}))
+    text = shown(folder)
+    assert " lost its driver has ended without a word" in text
+    assert "Made from Python" in text
+
+
 @pytest.mark.parametrize(
     "left", [("manifest.json",), ("manifest.json", "plan.json"), ("manifest.json", "events.jsonl")]
 )
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_that_has_left_little_has_a_report_of_that(store, left):
     folder = store / "run"
     change(folder, state="failed", files={}, why="it broke")
@@ -155,6 +177,7 @@ def test_a_run_that_has_left_little_has_a_report_of_that(store, left):
     assert "it broke" in shown(folder)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_failures_retries_and_faults_are_listed(store):
     folder = store / "run"
     result = json.loads((folder / "result.json").read_text())
@@ -177,6 +200,7 @@ def test_failures_retries_and_faults_are_listed(store):
     assert "Nothing: no task" not in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_unfinished_sweep_is_made_of_what_its_points_have_left(store):
     folder = store / "sweep"
     whole = read_sweep(open_run(folder))
@@ -240,6 +264,7 @@ def test_thousands_of_tasks_make_no_heavy_page(store):
     assert "60 of 9000" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tables_beside_a_page_elsewhere(store, tmp_path):
     written = write_report(str(store / "sweep"), out=str(tmp_path / "x.html"))
     assert written.tables[0] == str(tmp_path / "x.csv")
@@ -252,6 +277,7 @@ def test_tables_beside_a_page_elsewhere(store, tmp_path):
     assert not (store / "run" / "report.html").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_points_have_pages_that_the_table_leads_to(store):
     folder = store / "sweep"
     page = Page(report(folder, points=True))
@@ -262,6 +288,7 @@ def test_points_have_pages_that_the_table_leads_to(store):
     assert read_manifest(point_folder(open_run(folder), "001")).run == "001"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tables_that_the_run_has_written_stay_as_they_are(store):
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*.*") if path.is_file()}
     write_report(str(store / "run"))
@@ -273,6 +300,7 @@ def test_tables_that_the_run_has_written_stay_as_they_are(store):
     assert made <= {"run/report.html", "run/subproblems.parquet", "sweep/report.html"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_parquet_says_what_the_csv_says(store):
     parquet = pytest.importorskip("pyarrow.parquet")
     write_report(str(store / "run"))
@@ -280,6 +308,7 @@ def test_parquet_says_what_the_csv_says(store):
     assert [row["bound"] for row in table] == [row.bound for row in read_result(store / "run").subproblems]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_pyarrow_there_is_csv_and_a_word(store, monkeypatch):
     import sys
 
@@ -302,6 +331,7 @@ def test_without_what_draws_there_are_tables(store, monkeypatch, missing):
     assert write_report(str(store / "run"), formats=["csv"]).report is None
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_store_behind_a_url(store):
     import fsspec
 
