@@ -23,6 +23,11 @@ mpl.rcParams.update({"svg.hashsalt": "lipray", "font.size": 10, "axes.spines.top
 
 from matplotlib import pyplot as plt  # noqa: E402 - the backend must be chosen first
 
+from lipray.report.plots.canvas import drawing, to_file  # noqa: E402
+from lipray.report.plots.lines import bound_figure  # noqa: E402
+from lipray.report.series import lines_of  # noqa: E402
+from lipray.run.record.sweep_records import SweepRow  # noqa: E402
+
 README = ROOT / "README.md"
 IMAGES = ROOT / "docs" / "img"
 
@@ -363,6 +368,22 @@ def soundness() -> None:
     replace("soundness", textwrap.wrap(text, 118))
 
 
+def sweep() -> None:
+    """The plot of a sweep, as ``lipray report`` draws it."""
+    found = results("sweep")
+    if not found:
+        return
+    rows = [SweepRow(**{key: row[key] for key in SweepRow.model_fields if key in row}) for row in found.values()]
+    axes = {name: tuple(dict.fromkeys(row.swept[name] for row in rows)) for name in rows[0].swept}
+    lower = max(row.lower for row in rows if row.lower is not None)
+    lines = lines_of(axes, rows)
+    with drawing():
+        figure = None if lines is None else bound_figure(lines, lower)
+        if figure is not None:
+            (IMAGES / "sweep.svg").write_bytes(to_file(figure))
+            print("docs/img/sweep.svg")
+
+
 def _plain_ticks(axes: plt.Axes, ticks: tuple[float, ...]) -> None:
     """Numbers instead of powers of ten, those that lie on the axis."""
     low, high = axes.get_xlim()
@@ -392,6 +413,7 @@ def main() -> int:
         scaling,
         verification,
         soundness,
+        sweep,
     )
     for part in parts:
         part()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lipray.run.record.records import Swept
-from lipray.run.record.sweep_records import SweepRecord, SweepRow
+from lipray.run.record.sweep_records import SweepRow
 
 ACROSS = "partition_factor"
 """The option along the axis, where it was swept."""
@@ -45,28 +45,30 @@ class _Choice:
     picks: list[tuple[Swept, ...]] = field(default_factory=list)
 
 
-def lines_of(record: SweepRecord) -> Lines | None:
+def lines_of(axes: Mapping[str, tuple[Swept, ...]], rows: Sequence[SweepRow]) -> Lines | None:
     """The lines of a sweep; ``None`` where no option takes two values.
 
     Choices whose points are the same, because their work is, share a line.
+
+    Args:
+        axes: the values of each option.
+        rows: the points.
     """
-    several = [name for name, values in record.axes.items() if len(values) > 1]
+    several = [name for name, values in axes.items() if len(values) > 1]
     if not several:
         return None
     across = ACROSS if ACROSS in several else several[-1]
     others = [name for name in several if name != across]
-    found = {tuple(row.swept[name] for name in (*others, across)): row for row in record.rows}
-    values = _in_order(record.axes[across])
+    found = {tuple(row.swept[name] for name in (*others, across)): row for row in rows}
+    values = _in_order(axes[across])
     choices: dict[object, _Choice] = {}
-    for pick in itertools.product(*(record.axes[name] for name in others)):
-        rows = tuple(found.get((*pick, value)) for value in values)
-        figures = tuple(
-            (row.upper, row.core_seconds) if row is not None and row.upper is not None else None for row in rows
-        )
+    for pick in itertools.product(*(axes[name] for name in others)):
+        points = tuple(found.get((*pick, value)) for value in values)
+        figures = tuple(None if row is None or row.upper is None else (row.upper, row.core_seconds) for row in points)
         # Lines without a single point are told apart: their options say what has none.
         key: object = (*pick[:1], figures) if any(figures) else pick
-        choices.setdefault(key, _Choice(rows)).picks.append(pick)
-    firsts = list(record.axes[others[0]]) if others else []
+        choices.setdefault(key, _Choice(points)).picks.append(pick)
+    firsts = list(axes[others[0]]) if others else []
     rests: dict[object, int] = {}
     lines = []
     for choice in choices.values():

@@ -14,7 +14,7 @@ _SHOWN = 10
 
 def sweep_table(record: SweepRecord, folder: str | None = None) -> RenderableType:
     """One line per point, the best bound marked where all bound one network, and what did not go as planned."""
-    title = f"Sweep of {record.model.name}: {len(record.rows)} points"
+    title = f"Sweep of {record.model.name}: {len(record.rows)} point{'s' if len(record.rows) != 1 else ''}"
     table = Table(title=Text(title), title_justify="left")
     table.add_column("point", no_wrap=True)
     for name in record.axes:
@@ -37,7 +37,7 @@ def _cells(record: SweepRecord, row: SweepRow) -> list[Text]:
         figures = [
             upper_text(row.upper),
             f"{row.upper / row.product:.3g}" if row.product else "",
-            lower_text(row.lower or 0.0),
+            lower_text(row.lower) if row.lower else "",
             seconds_text(row.core_seconds),
             seconds_text(row.critical_seconds),
             str(row.distinct),
@@ -48,10 +48,11 @@ def _cells(record: SweepRecord, row: SweepRow) -> list[Text]:
 
 def _remarks(record: SweepRecord, folder: str | None) -> list[RenderableType]:
     alone = sum(row.core_seconds for row in record.rows)
+    saved = f" ({seconds_text(alone)} if each point were alone)" if alone > record.core_seconds else ""
     lines: list[RenderableType] = [
         Text(
-            f"{record.distinct} distinct sub-problem(s), {seconds_text(record.core_seconds)} of one core "
-            f"({seconds_text(alone)} if each point were alone), {seconds_text(record.seconds)} on {record.executor}"
+            f"{record.distinct} distinct sub-problem(s), {seconds_text(record.core_seconds)} of one core{saved}, "
+            f"{seconds_text(record.seconds)} on {record.executor}"
         )
     ]
     told: dict[tuple[str, str], list[str]] = {}

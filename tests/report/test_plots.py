@@ -16,8 +16,7 @@ from lipray.report.plots.pareto import pareto_plot
 from lipray.report.plots.scales import round_numbers, round_times, time_text
 from lipray.report.plots.statuses import status_plot
 from lipray.report.plots.timeline import resolution_of, timeline_plot
-from lipray.report.series import lines_of
-from tests.report.test_series import sweep
+from tests.report.test_series import lines_in, sweep
 
 EVIL = '<script>alert(1)</script>"&amp;\x00\x1b$x^2$'
 AXES = {"method": ("ellipsoid", EVIL), "partition_factor": (1, 2, 4)}
@@ -47,8 +46,8 @@ PLOTS = {
     "contribution": lambda: contribution_plot([Part(EVIL, 3.0, 4.0), Part("b", 0.2, None)], "blocks", EVIL),
     "statuses": lambda: status_plot({"converged": 1200, EVIL: 1}),
     "timeline": timeline,
-    "bounds": lambda: bound_plot(lines_of(record()), 1.5),
-    "core time": lambda: core_time_plot(lines_of(record())),
+    "bounds": lambda: bound_plot(lines_in(record()), 1.5),
+    "core time": lambda: core_time_plot(lines_in(record())),
     "pareto": lambda: pareto_plot(record(), 1.5),
 }
 
@@ -83,25 +82,25 @@ def test_a_figure_of_any_size_stands_beside_others(value):
     assert bracket_plot((Step(0.0, value, 0.0), Step(1.0, 2.0, value or 0.0)), 1.0)
     pair = None if value is None else (value, value)
     found = sweep(AXES, lambda _, p: (2.0, 3.0) if p == 1 else pair)
-    assert bound_plot(lines_of(found), value)
-    assert core_time_plot(lines_of(found))
+    assert bound_plot(lines_in(found), value)
+    assert core_time_plot(lines_in(found))
     assert pareto_plot(found, value)
 
 
 def test_what_has_nothing_to_show_is_left_out():
     nothing = sweep(AXES, lambda *_: None)
-    assert bound_plot(lines_of(nothing), None) is None
+    assert bound_plot(lines_in(nothing), None) is None
     assert pareto_plot(nothing, None) is None
     assert bracket_plot((Step(0.0, None, 1.0),), 3.0) is None
     assert contribution_plot([Part("a", None, None)], "x", "told") is None
     assert status_plot({}) is None
     assert timeline_plot((), 3.0) is None
-    assert bound_figure(lines_of(nothing), None) is None
+    assert bound_figure(lines_in(nothing), None) is None
 
 
 def test_a_point_without_a_bound_is_marked():
     assert "no bound" in texts(PLOTS["bounds"]())
-    assert "no bound" not in texts(bound_plot(lines_of(sweep(AXES, lambda *_: (2.0, 1.0))), None))
+    assert "no bound" not in texts(bound_plot(lines_in(sweep(AXES, lambda *_: (2.0, 1.0))), None))
 
 
 def test_many_blocks_stay_legible():
@@ -112,7 +111,7 @@ def test_many_blocks_stay_legible():
 
 def test_many_lines_are_named_in_part():
     found = bound_plot(
-        lines_of(sweep({"seed": tuple(range(40)), "partition_factor": (1, 2)}, lambda s, p: (s + p, 1.0))), None
+        lines_in(sweep({"seed": tuple(range(40)), "partition_factor": (1, 2)}, lambda s, p: (s + p, 1.0))), None
     )
     assert "and 26 more" in texts(found)
 

@@ -37,9 +37,13 @@ def sweep(axes, figures):
     )
 
 
+def lines_in(record):
+    return lines_of(record.axes, record.rows)
+
+
 def test_a_line_per_choice_of_the_other_options():
     axes = {"method": ("ellipsoid", "frequency"), "partition_factor": ("auto", 4, 2, 10)}
-    lines = lines_of(sweep(axes, lambda method, factor: None if method == "frequency" and factor == 4 else (1.0, 2.0)))
+    lines = lines_in(sweep(axes, lambda method, factor: None if method == "frequency" and factor == 4 else (1.0, 2.0)))
     assert (lines.option, lines.values) == ("partition_factor", (2, 4, 10, "auto"))
     assert [line.label for line in lines.lines] == ["ellipsoid", "frequency"]
     assert [None if row.upper is None else row.swept["partition_factor"] for row in lines.lines[1].rows] == [
@@ -52,20 +56,20 @@ def test_a_line_per_choice_of_the_other_options():
 
 def test_choices_that_come_to_the_same_share_a_line():
     axes = {"method": ("a", "b"), "block_depth": (1, 2, "all"), "partition_factor": (1, 2)}
-    lines = lines_of(sweep(axes, lambda _, depth, factor: (9.0 if depth == 1 else 5.0, float(factor))))
+    lines = lines_in(sweep(axes, lambda _, depth, factor: (9.0 if depth == 1 else 5.0, float(factor))))
     assert [line.label for line in lines.lines] == ["a, depth 1", "a, depth 2 = all", "b, depth 1", "b, depth 2 = all"]
     assert [(line.colour, line.mark) for line in lines.lines] == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
 def test_choices_without_any_point_keep_their_names():
     axes = {"method": ("a",), "block_depth": (1, 2), "partition_factor": (1, 2)}
-    assert [line.label for line in lines_of(sweep(axes, lambda *_: None)).lines] == ["depth 1", "depth 2"]
+    assert [line.label for line in lines_in(sweep(axes, lambda *_: None)).lines] == ["depth 1", "depth 2"]
 
 
 def test_without_partition_factors_another_option_is_the_axis():
-    lines = lines_of(sweep({"method": ("a", "b"), "iterations": (0, 50)}, lambda *_: (1.0, 1.0)))
+    lines = lines_in(sweep({"method": ("a", "b"), "iterations": (0, 50)}, lambda *_: (1.0, 1.0)))
     assert lines.option == "iterations"
-    assert lines_of(sweep({"method": ("a",)}, lambda *_: (1.0, 1.0))) is None
+    assert lines_in(sweep({"method": ("a",)}, lambda *_: (1.0, 1.0))) is None
 
 
 def test_points_of_different_networks_are_not_compared():

@@ -49,7 +49,7 @@ def sweep_page(facts: SweepFacts, links: dict[str, str], table: str | None = Non
 def _plots(facts: SweepFacts) -> list[Plot]:
     record, plots = facts.record, []
     lower = _lower(record)
-    lines = lines_of(record)
+    lines = lines_of(record.axes, record.rows)
     if lines is not None:
         against = f"against {lines.option.replace('_', ' ')}"
         gaps = "Crosses at the bottom: no bound; the table says why."

@@ -107,9 +107,10 @@ def to_page(figure: Figure, name: str, told: str) -> str:
 
 
 def to_file(figure: Figure) -> bytes:
-    """The figure as a file of its own, on the light paper."""
+    """The figure as a file of its own, on the light paper, with its letters drawn: who shows it may lack the font."""
     figure.set_facecolor(PAPER)
-    return "".join(f"{line.rstrip()}\n" for line in _written(figure).splitlines()).encode()
+    with mpl.rc_context({"svg.fonttype": "path"}):
+        return "".join(f"{line.rstrip()}\n" for line in _written(figure).splitlines()).encode()
 
 
 def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int = 2) -> None:

@@ -83,9 +83,10 @@ def _draw(
     figure, axes = new_figure(height=3.0 + 0.19 * ((entries + 1) // 2))
     bottom = low / 1.35 if wide else max(0.0, low - 1.8 * pad)
     scale(axes, "y", bottom, high * 1.2 if wide else high + pad, log=wide, times=times)
-    missing = 0
-    for index, line in enumerate(lines.lines):
-        missing += _points(axes, line, value, index, len(lines.lines))
+    broken = [line for line in lines.lines if any(_value(row, value) is None for row in line.rows)]
+    for line in lines.lines:
+        aside = broken.index(line) - (len(broken) - 1) / 2 if line in broken and len(broken) <= NAMED else 0.0
+        _points(axes, line, value, 0.05 * aside)
     if floor:
         axes.axhline(floor, color=MUTED, linewidth=1.2, linestyle=(0, (2, 2)))
     places = range(len(lines.values))
@@ -101,20 +102,19 @@ def _draw(
     if floor:
         handles.append(Line2D([], [], color=MUTED, linewidth=1.2, linestyle=(0, (2, 2))))
         labels.append("lower bound, attained")
-    if missing:
+    if broken:
         handles.append(Line2D([], [], color=MUTED, marker="x", linestyle="none"))
         labels.append("no bound")
     legend(figure, handles, labels, columns=2 if max(map(len, labels)) <= 26 else 1)
     return figure
 
 
-def _points(axes: Axes, line: Line, value: Callable[[SweepRow], float | None], index: int, count: int) -> int:
-    """One line, broken where a point is missing, which is marked at the bottom; how many are."""
+def _points(axes: Axes, line: Line, value: Callable[[SweepRow], float | None], aside: float) -> None:
+    """One line, broken where a point is missing, which is marked at the bottom, a little ``aside`` of others."""
     found = [_value(row, value) for row in line.rows]
     figures = [float("nan") if item is None else item for item in found]
     axes.plot(range(len(figures)), figures, **_style(line), clip_on=False)
     gaps = [place for place, item in enumerate(found) if item is None]
-    aside = 0.05 * (index - (count - 1) / 2) if count <= NAMED else 0.0
     axes.plot(
         [place + aside for place in gaps],
         [0.025] * len(gaps),
@@ -124,7 +124,6 @@ def _points(axes: Axes, line: Line, value: Callable[[SweepRow], float | None], i
         color=_colour(line),
         transform=axes.get_xaxis_transform(),
     )
-    return len(gaps)
 
 
 def _value(row: SweepRow | None, value: Callable[[SweepRow], float | None]) -> float | None:
