@@ -30,11 +30,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """All lines of a sweep, and what stands along their axis."""
+    """All lines of a sweep, what stands along their axis, and the choices that have a colour each."""
 
     option: str
     values: tuple[Swept, ...]
     lines: tuple[Line, ...]
+    colours: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -81,7 +82,8 @@ def lines_of(axes: Mapping[str, tuple[Swept, ...]], rows: Sequence[SweepRow]) ->
                 rests.setdefault(pick[1:], len(rests)),
             )
         )
-    return Lines(across, values, tuple(lines))
+    colours = tuple(name_of(others[0], value) for value in firsts) if others else ("all points",)
+    return Lines(across, values, tuple(lines), colours)
 
 
 def name_of(option: str, value: Swept) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MARKS = "osD^vPX*"
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 NAMED = 14
-"""Lines with an entry in the legend."""
+"""Lines with an entry each in the legend; of more, only colours are named, and no points are marked."""
 
 
 def bound_plot(lines: Lines, lower: float | None) -> str | None:
@@ -36,7 +36,7 @@ def core_time_plot(lines: Lines) -> str | None:
 
 def longest_plot(lines: Lines) -> str | None:
     """What the longest sub-problem of each point takes, which no number of workers shortens."""
-    return _page(lines, "longest", "time of the longest sub-problem", lambda row: row.critical_seconds, times=True)
+    return _page(lines, "longest", "longest sub-problem", lambda row: row.critical_seconds, times=True)
 
 
 def bound_figure(lines: Lines, lower: float | None) -> Figure | None:
@@ -79,14 +79,15 @@ def _draw(
     wide = is_wide(every)
     low, high = min(every), max(every)
     pad = (high - low) * 0.08 or 0.05 * high or 1.0
-    entries = min(len(lines.lines), NAMED) + 2
-    figure, axes = new_figure(height=3.0 + 0.19 * ((entries + 1) // 2))
+    handles, labels = _entries(lines)
+    columns = 2 if max(map(len, labels)) <= 26 else 1
+    figure, axes = new_figure(height=2.65 + 0.19 * -(-(len(labels) + 2) // columns))
     bottom = low / 1.35 if wide else max(0.0, low - 1.8 * pad)
     scale(axes, "y", bottom, high * 1.2 if wide else high + pad, log=wide, times=times)
     broken = [line for line in lines.lines if any(_value(row, value) is None for row in line.rows)]
     for line in lines.lines:
         aside = broken.index(line) - (len(broken) - 1) / 2 if line in broken and len(broken) <= NAMED else 0.0
-        _points(axes, line, value, 0.05 * aside)
+        _points(axes, line, value, 0.05 * aside, _style(line, marked=len(lines.lines) <= NAMED))
     if floor:
         axes.axhline(floor, color=MUTED, linewidth=1.2, linestyle=(0, (2, 2)))
     places = range(len(lines.values))
@@ -94,26 +95,32 @@ def _draw(
     axes.set_xlim(-0.35, len(places) - 0.65)
     axes.set_xlabel(lines.option.replace("_", " "))
     axes.set_ylabel(label)
-    handles = [_handle(line) for line in lines.lines[:NAMED]]
-    labels = [short(line.label, 40) for line in lines.lines[:NAMED]]
-    if len(lines.lines) > NAMED:
-        handles.append(Line2D([], [], linestyle="none"))
-        labels.append(f"and {len(lines.lines) - NAMED} more")
     if floor:
         handles.append(Line2D([], [], color=MUTED, linewidth=1.2, linestyle=(0, (2, 2))))
         labels.append("lower bound, attained")
     if broken:
         handles.append(Line2D([], [], color=MUTED, marker="x", linestyle="none"))
         labels.append("no bound")
-    legend(figure, handles, labels, columns=2 if max(map(len, labels)) <= 26 else 1)
+    legend(figure, handles, labels, columns)
     return figure
 
 
-def _points(axes: Axes, line: Line, value: Callable[[SweepRow], float | None], aside: float) -> None:
+def _entries(lines: Lines) -> tuple[list[Line2D], list[str]]:
+    """What the legend says of the lines."""
+    if len(lines.lines) <= NAMED:
+        styles = [_style(line, marked=True) for line in lines.lines]
+        return [Line2D([], [], **style) for style in styles], [short(line.label, 40) for line in lines.lines]
+    colours = [SERIES[number % len(SERIES)] for number in range(len(lines.colours[:NAMED]))]
+    return [Line2D([], [], color=colour) for colour in colours], [short(name, 40) for name in lines.colours[:NAMED]]
+
+
+def _points(
+    axes: Axes, line: Line, value: Callable[[SweepRow], float | None], aside: float, style: dict[str, Any]
+) -> None:
     """One line, broken where a point is missing, which is marked at the bottom, a little ``aside`` of others."""
     found = [_value(row, value) for row in line.rows]
     figures = [float("nan") if item is None else item for item in found]
-    axes.plot(range(len(figures)), figures, **_style(line), clip_on=False)
+    axes.plot(range(len(figures)), figures, **style, clip_on=False)
     gaps = [place for place, item in enumerate(found) if item is None]
     axes.plot(
         [place + aside for place in gaps],
@@ -131,19 +138,12 @@ def _value(row: SweepRow | None, value: Callable[[SweepRow], float | None]) -> f
     return found if drawable(found) else None
 
 
-def _style(line: Line) -> dict[str, Any]:
-    return {
-        "color": _colour(line),
-        "marker": MARKS[line.mark % len(MARKS)],
-        "linestyle": DASHES[line.mark % len(DASHES)],
-        "markerfacecolor": PAPER,
-        "markeredgewidth": 1.5,
-    }
+def _style(line: Line, *, marked: bool) -> dict[str, Any]:
+    style: dict[str, Any] = {"color": _colour(line), "linestyle": DASHES[line.mark % len(DASHES)]}
+    if not marked:
+        return {"color": _colour(line), "linewidth": 0.9, "alpha": 0.7, "marker": ".", "markersize": 3}
+    return style | {"marker": MARKS[line.mark % len(MARKS)], "markerfacecolor": PAPER, "markeredgewidth": 1.5}
 
 
 def _colour(line: Line) -> str:
     return SERIES[line.colour % len(SERIES)]
-
-
-def _handle(line: Line) -> Line2D:
-    return Line2D([], [], **_style(line))
