@@ -8,6 +8,7 @@ weighting), and a map (gradients). Tiles with the same network share their multi
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,97 +16,151 @@ import numpy as np
 import torch
 
 from lipray.certify import lbfgs
-from lipray.certify.descent import DescentResult, gradient, solve_back, weigh
+from lipray.certify.checkpoint import Shelf, from_arrays, name_of, to_arrays
+from lipray.certify.descent import weigh
 from lipray.certify.lbfgs import Point
-from lipray.verify.elimination import Blocks, Factor, eliminate
+from lipray.certify.tile_step import StepBundle, StepResult, TileSpread
+from lipray.model.network import Network
+from lipray.verify.torus.proof import LostBundleError
 
 LIMIT = 600.0
 """Logarithms of multipliers stay below this."""
+
+KEPT_COLUMNS = 1e-10
+"""Share of the largest weight of a direction below which a tile is not told of it."""
+
+Multipliers = tuple[tuple[np.ndarray, ...], ...]
+"""λ of the layers of every distinct tile's transposed sector form."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
     """Distinct tiles of a block, and where their metrics come to lie.
 
-    ``blocks[k]`` is the prepared transposed sector form of the k-th distinct tile; ``places[k]`` (copies, n_k) holds,
-    for every tile that is one, the indices of its receptive field in the block's flattened input of ``size`` entries.
+    ``widths[k]`` are the layers of the k-th tile's transposed sector form; ``places[k]`` (copies, n_k) holds, for every
+    tile that is one, the indices of its receptive field in the block's flattened input of ``size`` entries.
     """
 
-    blocks: tuple[Blocks, ...]
+    networks: tuple[Network, ...]
+    widths: tuple[tuple[int, ...], ...]
     places: tuple[torch.Tensor, ...]
     size: int
 
-    def sum(self, metrics: Sequence[torch.Tensor]) -> torch.Tensor:
+    def sum(self, metrics: Sequence[np.ndarray]) -> torch.Tensor:
         """S from the distinct tiles' metrics."""
         total = torch.zeros(self.size, self.size, dtype=torch.float64)
         for metric, places in zip(metrics, self.places, strict=True):
+            own = torch.from_numpy(metric)
             for at in places:
-                total[at[:, None], at] += metric
+                total[at[:, None], at] += own
         return total
+
+    def split(self, values: torch.Tensor) -> Multipliers:
+        """Stacked numbers, one per neuron of every distinct tile, as those of every layer."""
+        parts = iter(torch.split(values, [width for own in self.widths for width in own]))
+        return tuple(tuple(part.numpy() for part in itertools.islice(parts, len(own))) for own in self.widths)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The best multipliers, their unproven λmax(S), steps taken, and whether no tolerance was met."""
+
+    multipliers: Multipliers
+    value: float
+    iterations: int
+    stalled: bool
 
 
 def minimise(
     tiling: Tiling,
-    start: Sequence[Sequence[np.ndarray]],
+    start: Multipliers,
+    spread: TileSpread,
     *,
     iterations: int,
     tolerance: float = 1e-5,
     deadline: float | None = None,
-) -> tuple[tuple[tuple[np.ndarray, ...], ...], DescentResult]:
-    """Minimise λmax(S) from feasible multipliers, in this process.
+    shelf: Shelf | None = None,
+) -> Found:
+    """Minimise λmax(S) from feasible multipliers.
 
     Args:
         tiling: the distinct tiles.
-        start: multipliers of every distinct tile's transposed form.
+        start: multipliers of every distinct tile.
+        spread: performs a round's bundles.
         iterations: at most so many evaluations with gradient.
         tolerance: relative improvement per step below which a stage ends.
         deadline: ``time.monotonic()`` at which to stop.
+        shelf: keeps the state of the descent, and has that of an earlier process.
 
     Returns:
-        The multipliers per distinct tile, and how the descent ended; its value is the unproven λmax(S).
+        The best multipliers, also where a bundle was lost on the way; the value is infinite where none was measured.
     """
     theta = torch.log(torch.from_numpy(np.concatenate([lam for tile in start for lam in tile])))
+    name = name_of(theta, "metric", iterations, tolerance)
+    kept = None if shelf is None else shelf.load(name)
+    lost = False
+
+    def measured(point: torch.Tensor, power: float) -> Point | None:
+        """Measure; once a bundle was lost, nothing more, so that the best point so far is what is left."""
+        nonlocal lost
+        try:
+            return None if lost else measure(tiling, spread, point, power)
+        except LostBundleError:
+            lost = True
+            return None
+
     found = lbfgs.minimise(
-        lambda point, power: _measure(tiling, point, power),
+        measured,
         theta,
         iterations=iterations,
         tolerance=tolerance,
         deadline=deadline,
+        begun=None if kept is None else from_arrays(kept, len(theta)),
+        keep=None if shelf is None else lambda state: shelf.save(name, to_arrays(state)),
     )
-    parts = tuple(tuple(lam.numpy() for lam in tile) for tile in _split(tiling, torch.exp(found.theta)))
-    flat = tuple(lam for tile in parts for lam in tile)
-    return parts, DescentResult(flat, found.value, found.iterations, stalled=found.stalled)
+    return Found(tiling.split(torch.exp(found.theta)), found.value, found.iterations, stalled=found.stalled)
 
 
-def _split(tiling: Tiling, values: torch.Tensor) -> list[list[torch.Tensor]]:
-    parts, at = [], 0
-    for blocks in tiling.blocks:
-        count = sum(blocks.widths)
-        parts.append(list(torch.split(values[at : at + count], list(blocks.widths))))
-        at += count
-    return parts
+def measure(tiling: Tiling, spread: TileSpread, theta: torch.Tensor, power: float) -> Point | None:
+    """Give log (tr S^p)^(1/p), λmax(S), and the gradient in log λ: two rounds of bundles.
 
-
-def _measure(tiling: Tiling, theta: torch.Tensor, power: float) -> Point | None:
+    Raises:
+        LostBundleError: a bundle gave no result.
+    """
     if not bool(torch.isfinite(theta).all()) or float(theta.abs().max()) > LIMIT:
         return None
-    factors: list[Factor] = []
-    for blocks, lams in zip(tiling.blocks, _split(tiling, torch.exp(theta)), strict=True):
-        factor = eliminate(blocks, lams, proof=False)
-        if factor is None:
-            return None
-        factors.append(factor)
-    weighed = weigh(tiling.sum([factor.gram for factor in factors]), power)
+    multipliers = tiling.split(torch.exp(theta))
+    tiles = list(zip(tiling.networks, multipliers, strict=True))
+    metrics = _results(spread([StepBundle(network, lams) for network, lams in tiles]))
+    if not all(result.feasible for result in metrics):
+        return None
+    weighed = weigh(tiling.sum([result.metric for result in metrics if result.metric is not None]), power)
     if weighed is None:
         return None
     value, top, directions = weighed
-    slopes = [
-        pull(blocks, factor, torch.cat([directions[at] for at in places], dim=1))
-        for blocks, factor, places in zip(tiling.blocks, factors, tiling.places, strict=True)
+    asked = [
+        StepBundle(network, lams, _columns(directions, places))
+        for (network, lams), places in zip(tiles, tiling.places, strict=True)
     ]
-    return Point(value, top, torch.cat(slopes) * torch.exp(theta))
+    pulled = _results(spread(asked))
+    if not all(result.feasible for result in pulled):
+        return None
+    slopes = np.concatenate([result.gradient for result in pulled if result.gradient is not None])
+    return Point(value, top, torch.from_numpy(slopes) * torch.exp(theta))
 
 
-def pull(blocks: Blocks, factor: Factor, directions: torch.Tensor) -> torch.Tensor:
-    """Derivative of <D Dᵀ, P> in a tile's λ; D (n, r) weighs S on its receptive field, the columns of all copies."""
-    return gradient(blocks, factor, solve_back(blocks, factor, directions), directions)
+def _columns(directions: torch.Tensor, places: torch.Tensor) -> np.ndarray:
+    """What a tile and its copies are asked about, as one matrix C with C Cᵀ = Σ E D Dᵀ Eᵀ; never wider than high."""
+    stacked = torch.cat([directions[at] for at in places], dim=1)
+    if stacked.shape[1] <= stacked.shape[0]:
+        return stacked.numpy()
+    values, vectors = torch.linalg.eigh(stacked @ stacked.T)
+    kept = values > KEPT_COLUMNS * values[-1].clamp(min=1e-300)
+    columns: np.ndarray = (vectors[:, kept] * values[kept].sqrt()).numpy()
+    return columns
+
+
+def _results(results: Sequence[object]) -> list[StepResult]:
+    if any(result is None for result in results):
+        raise LostBundleError("the metric of a tile was lost")
+    return [result for result in results if isinstance(result, StepResult)]

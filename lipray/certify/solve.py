@@ -34,6 +34,10 @@ def solve(problem: Subproblem) -> Certificate:
             from lipray.certify.frequency.solve import solve_frequency
 
             certificate = solve_frequency(problem)
+        case "metric":
+            from lipray.certify.metric_solve import solve_metric
+
+            certificate = solve_metric(problem)
         case "sdp":
             from lipray.certify.sdp import solve_sdp
 

@@ -123,6 +123,7 @@ class _Problems:
                 "cut": proof.cut,
                 "window": proof.window,
                 "sides": [list(sides) for sides in proof.sides],
+                "windows": [[list(span) for span in window] for window in proof.windows],
                 "layers": [{"name": name, "width": width} for name, width in proof.layers],
                 "claim": certificate.bound,
             }

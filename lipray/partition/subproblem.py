@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from lipray.model.network import Network
 
-METHODS = ("product", "sdp", "ellipsoid", "frequency", "hybrid")
+METHODS = ("product", "sdp", "ellipsoid", "frequency", "hybrid", "metric")
 """Names of the methods a sub-problem can be solved by."""
 
 TORUS_METHODS = ("frequency", "hybrid")
@@ -25,6 +25,8 @@ class Settings:
     The others concern the methods on tori. ``switch``: where the torus is left, a node's name or index, ``"none"``
     for the end of the maps, ``None`` for the solver's own choice. ``device``: torch's name of the device that
     frequencies are worked on. ``workers``: into how many bundles a round of frequencies is cut at least.
+
+    ``tiles`` concerns the method ``metric``: the partition factor of the block that is solved by its tiles together.
     """
 
     iterations: int | None = None
@@ -34,6 +36,7 @@ class Settings:
     switch: str | None = None
     device: str = "cpu"
     workers: int = 1
+    tiles: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,4 +70,6 @@ _DEFAULTS = asdict(Settings())
 
 def _chosen(method: str, name: str, value: object) -> bool:
     """Whether a setting of the methods on tori makes this another problem than the default would."""
+    if name == "tiles":
+        return method == "metric"
     return method in TORUS_METHODS and name == "switch" and value != _DEFAULTS[name]

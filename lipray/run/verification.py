@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Notify = Callable[[int, int, str], None]
 """Told how many sub-problems are done, of how many, and the one that came last."""
 
-METHODS = {"product": "product", "dense": "ellipsoid", "torus": "frequency"}
+METHODS = {"product": "product", "dense": "ellipsoid", "torus": "frequency", "metric": "metric"}
 """Whose cost estimate holds for a kind of proof."""
 
 

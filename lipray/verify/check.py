@@ -12,14 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lipray.errors import PlanError, VerificationError
+from lipray.errors import VerificationError
 from lipray.model.network import Network
 from lipray.verify.composition import compose_blocks, overlap_bound, sum_bound
+from lipray.verify.cover import covering_tiles
 from lipray.verify.cuts import cut_positions, sub_network
 from lipray.verify.identity import graph_hash, weights_hash
 from lipray.verify.prove import Problem, Proof, prove
 from lipray.verify.record import BlockPart, CertificateRecord, ProblemPart, array_name
-from lipray.verify.tiles import CutTile, Window, cut_tiles, is_tileable
+from lipray.verify.tiles import CutTile, Window
 
 TOLERANCE = 1e-9
 """How far a recomputed figure may be above the claimed one, relatively: libraries differ in their last digits."""
@@ -158,7 +159,7 @@ def _block(
             raise VerificationError(label, "it is solved whole, and has tiles")
         tiles: Sequence[CutTile] = (CutTile((), (), block),)
     else:
-        tiles = _tiles(label, block, [tile.window for tile in part.tiles])
+        tiles = covering_tiles(label, block, [tile.window for tile in part.tiles])
     for tile, own in zip(part.tiles, tiles, strict=True):
         network = block if tile.restricted else own.network
         number = tile.problem
@@ -173,27 +174,6 @@ def _block(
     return BlockCheck(label, part.composition, tuple(tile.problem for tile in part.tiles), fields, part.claim)
 
 
-def _tiles(label: str, block: Network, windows: Sequence[Window]) -> Sequence[CutTile]:
-    """The tiles of a block, once their windows are seen to cover its output map exactly once."""
-    if not is_tileable(block):
-        raise VerificationError(label, "it has tiles, and is no map that acts locally in space")
-    extent = block.output_shape[1:]
-    covered = np.zeros(extent, dtype=bool)
-    for window in windows:
-        if len(window) != len(extent) or any(not 0 <= a < b <= n for (a, b), n in zip(window, extent, strict=True)):
-            raise VerificationError(label, f"{window} is no window of its output map of {extent}")
-        own = covered[tuple(slice(a, b) for a, b in window)]
-        if own.any():
-            raise VerificationError(label, f"its tiles overlap: another one holds positions of {window} too")
-        own[...] = True
-    if not covered.all():
-        raise VerificationError(label, "its tiles leave positions of its output map out")
-    try:
-        return cut_tiles(block, windows)
-    except PlanError as fault:
-        raise VerificationError(label, f"it cannot be cut into its tiles ({fault.describe()})") from None
-
-
 def _problem(label: str, part: ProblemPart, number: int, arrays: Mapping[str, np.ndarray], network: Network) -> Problem:
     """One sub-problem, about the network that a block has in its place."""
     label = f"{label} ({network.nodes[min(1, len(network.nodes) - 1)].name}..{network.nodes[-1].name}, {part.method})"
@@ -202,8 +182,10 @@ def _problem(label: str, part: ProblemPart, number: int, arrays: Mapping[str, np
     if part.kind != "torus" and (part.cut is not None or part.window or part.sides):
         raise VerificationError(label, "it speaks of tori, and its proof has none")
     multipliers = tuple(arrays[array_name(number, layer)] for layer in range(len(part.layers)))
+    if part.kind != "metric" and part.windows:
+        raise VerificationError(label, "it speaks of tiles, and its proof has none")
     layers = tuple((layer.name, layer.width) for layer in part.layers)
-    proof = Proof(part.kind, multipliers, layers, part.cut, part.window, part.sides)
+    proof = Proof(part.kind, multipliers, layers, part.cut, part.window, part.sides, part.windows)
     return Problem(label, network, proof, part.claim)
 
 

@@ -31,3 +31,18 @@ def weights_hash(network: Network) -> str:
     for key in array_keys(network):
         digest.update(np.ascontiguousarray(network.weights[key]).tobytes())
     return digest.hexdigest()
+
+
+class ById:
+    """A network hashed by identity, for caches of what is derived from it."""
+
+    __slots__ = ("network",)
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    def __hash__(self) -> int:
+        return id(self.network)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ById) and other.network is self.network

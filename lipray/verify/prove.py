@@ -9,16 +9,23 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import torch
 
 from lipray.errors import PlanError, VerificationError
 from lipray.model.network import Network
+from lipray.verify.cover import covering_tiles
 from lipray.verify.elimination import Blocks, evaluate, prepare
+from lipray.verify.metric import metric_bound
 from lipray.verify.product import product_bound
 from lipray.verify.sector import lower
-from lipray.verify.torus.bundle import in_place
-from lipray.verify.torus.proof import Means, Setup, certify, set_up
+from lipray.verify.tile_bundle import TileBundle, TileResult, distinct_tiles, mirrored_layers
+from lipray.verify.tile_bundle import perform as perform_tile
+from lipray.verify.tiles import Window
+from lipray.verify.torus.bundle import Bundle, BundleResult
+from lipray.verify.torus.bundle import perform as perform_groups
+from lipray.verify.torus.proof import LostBundleError, Means, Setup, certify, set_up
 
-Kind = Literal["product", "dense", "torus"]
+Kind = Literal["product", "dense", "torus", "metric"]
 
 LEAST, LARGEST = 1e-290, 1e290
 """Multipliers beyond these are refused: their products would leave the range of float64."""
@@ -30,7 +37,9 @@ class Proof:
 
     ``product``: nothing but the network. ``dense``: λ of every activation layer of the sector form, one number per
     neuron. ``torus``: λ per channel of every layer on tori up to node ``cut`` (``None``: as far as they go), then per
-    neuron of what follows; ``window``: the torus is left for the whole window of that node's map.
+    neuron of what follows; ``window``: the torus is left for the whole window of that node's map. ``metric``:
+    ``windows`` of the output map, one per tile, and for every distinct tile in the order of its first appearance λ of
+    the layers of its transposed sector form, one number per neuron.
 
     ``layers`` are the activation layers that the multipliers belong to, by name and length, and ``sides`` the tori,
     finest first: both follow from the network, and are compared with what it gives.
@@ -42,6 +51,7 @@ class Proof:
     cut: int | None = None
     window: bool = False
     sides: tuple[tuple[int, ...], ...] = ()
+    windows: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +95,8 @@ def pose(label: str, network: Network, proof: Proof) -> Posed:
         form = lower(network)
         names = tuple(layer.name for layer in form.layers)
         return Posed(names, form.widths, (), 1, lambda lams, _: _dense(prepare(form), lams))
+    if proof.kind == "metric":
+        return _tiled(label, network, proof.windows)
     if proof.cut is not None and not 0 <= proof.cut < len(network.nodes):
         raise VerificationError(label, f"it leaves the torus after node {proof.cut}, and there is no such node")
     try:
@@ -120,7 +132,7 @@ def prove(problem: Problem, means: Means | None = None) -> Figure:
         given, right = next(pair for pair in pairs if pair[0] != pair[1])
         raise VerificationError(label, f"it has the activation layer {given}, where its network has {right}")
     check_multipliers(label, posed.names, posed.widths, proof.multipliers)
-    figure = posed.work(proof.multipliers, means or Means(in_place))
+    figure = posed.work(proof.multipliers, means or Means(perform_here))
     if figure is None:
         raise VerificationError(label, "its multipliers are not feasible: the factorisation that proves them fails")
     if not (math.isfinite(figure.bound) and figure.bound >= 0.0):
@@ -146,6 +158,34 @@ def check_multipliers(
         if wrong.size:
             at = int(wrong[0])
             raise VerificationError(label, f"{where} must be positive and finite, and number {at} is {lam[at]}")
+
+
+def perform_here(bundles: Sequence[Bundle | TileBundle]) -> list[BundleResult | TileResult]:
+    """Perform bundles of a proof one after the other, here."""
+    return [perform_tile(item) if isinstance(item, TileBundle) else perform_groups(item) for item in bundles]
+
+
+def _tiled(label: str, network: Network, windows: Sequence[Window]) -> Posed:
+    tiles = covering_tiles(label, network, windows)
+    kinds = distinct_tiles(tiles)
+    layers = [mirrored_layers(kind.network) for kind in kinds]
+    names = tuple(f"tile{kind.tiles[0] + 1}/{name}" for kind, own in zip(kinds, layers, strict=True) for name, _ in own)
+    widths = tuple(width for own in layers for _, width in own)
+
+    def work(lams: Sequence[np.ndarray], means: Means) -> Figure | None:
+        given, bundles = iter(lams), []
+        for kind, own in zip(kinds, layers, strict=True):
+            bundles.append(TileBundle(kind.network, tuple(itertools.islice(given, len(own)))))
+        results = means.spread(bundles)
+        if any(result is None for result in results):
+            raise LostBundleError(f"{label}: the metric of a tile was lost")
+        if not all(result.feasible for result in results):
+            return None
+        metrics = {tile: result.metric for kind, result in zip(kinds, results, strict=True) for tile in kind.tiles}
+        ordered = [torch.from_numpy(metrics[tile]) for tile in range(len(tiles))]
+        return Figure(metric_bound(ordered, [tile.field for tile in tiles], network.input_shape))
+
+    return Posed(names, widths, (), len(kinds), work)
 
 
 def _dense(blocks: Blocks, multipliers: Sequence[np.ndarray]) -> Figure | None:

@@ -75,10 +75,11 @@ class ProblemPart(_Part):
 
     content: Hash
     method: Method
-    kind: Literal["product", "dense", "torus"]
+    kind: Literal["product", "dense", "torus", "metric"]
     cut: Index | None = None
     window: bool = False
     sides: tuple[Sides, ...] = Field((), fail_fast=True)
+    windows: tuple[Window, ...] = Field((), fail_fast=True)
     layers: tuple[LayerPart, ...] = Field((), fail_fast=True)
     claim: Claim
 
@@ -135,8 +136,9 @@ def encode(values: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> tu
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **{name: np.asarray(array, dtype="<f8") for name, array in arrays.items()})
     packed = buffer.getvalue()
-    full = {**values, "arrays": hashlib.sha256(packed).hexdigest()}
-    record = CertificateRecord.model_validate_json(json.dumps({**full, "digest": digest_of(full)}))
+    full = {**values, "arrays": hashlib.sha256(packed).hexdigest(), "digest": "0" * 64}
+    record = CertificateRecord.model_validate_json(json.dumps(full))
+    record = record.model_copy(update={"digest": digest_of(record.model_dump(mode="json"))})
     return record.model_dump_json(indent=1).encode() + b"\n", packed
 
 

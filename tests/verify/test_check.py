@@ -139,6 +139,7 @@ def by_hand(network, kind, *, cut=None, window=False):
         "cut": cut,
         "window": window,
         "sides": sides,
+        "windows": [],
         "layers": [{"name": name, "width": width} for name, width in widths],
         "claim": HUGE,
     }

@@ -19,7 +19,7 @@ from lipray.certify.certificate import Certificate, Status
 from lipray.errors import CertificateError
 from lipray.partition.subproblem import Subproblem
 from lipray.run.lower_bound import Ascent, Witness
-from lipray.verify.prove import Proof
+from lipray.verify.prove import Kind, Proof
 from lipray.verify.record import unpack
 
 ALGORITHM = 1
@@ -45,11 +45,12 @@ class _Part(BaseModel):
 
 
 class _ProofPart(_Part):
-    kind: Literal["product", "dense", "torus"]
+    kind: Kind
     layers: tuple[tuple[str, int], ...]
     cut: int | None
     window: bool
     sides: tuple[tuple[int, ...], ...]
+    windows: tuple[tuple[tuple[int, int], ...], ...] = ()
 
 
 class _CertificatePart(_Part):
@@ -165,13 +166,22 @@ def _part(value: Stored) -> _CertificatePart | _WitnessPart:
         method=value.method,
         bound=value.bound,
         status=value.status,
-        proof=None
-        if proof is None
-        else _ProofPart(kind=proof.kind, layers=proof.layers, cut=proof.cut, window=proof.window, sides=proof.sides),
+        proof=None if proof is None else _proof_part(proof),
         figures=dict(value.figures),
         iterations=value.iterations,
         seconds=value.seconds,
         stages=value.stages,
+    )
+
+
+def _proof_part(proof: Proof) -> _ProofPart:
+    return _ProofPart(
+        kind=proof.kind,
+        layers=proof.layers,
+        cut=proof.cut,
+        window=proof.window,
+        sides=proof.sides,
+        windows=proof.windows,
     )
 
 
@@ -189,9 +199,8 @@ def _value(record: _Object, arrays: Mapping[str, np.ndarray]) -> Stored:
             if lam is None or lam.shape != (width,):
                 raise DamagedError("its multipliers are not those of its layers")
             multipliers.append(lam)
-        proof = Proof(
-            part.proof.kind, tuple(multipliers), part.proof.layers, part.proof.cut, part.proof.window, part.proof.sides
-        )
+        kept = part.proof
+        proof = Proof(kept.kind, tuple(multipliers), kept.layers, kept.cut, kept.window, kept.sides, kept.windows)
     return Certificate(
         part.key,
         part.method,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from lipray.model.network import Network
+from lipray.verify.identity import ById
 from lipray.verify.torus.groups import Group
 from lipray.verify.torus.head import find_head
 from lipray.verify.torus.layout import lay_out
@@ -81,27 +82,12 @@ def on(device: str) -> contextlib.AbstractContextManager[object]:
     return contextlib.nullcontext() if device == "cpu" else torch.device(device)
 
 
-class _ById:
-    """A network hashed by identity, for the cache of what is derived from it."""
-
-    __slots__ = ("network",)
-
-    def __init__(self, network: Network) -> None:
-        self.network = network
-
-    def __hash__(self) -> int:
-        return id(self.network)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ById) and other.network is self.network
-
-
 def posed(network: Network, cut: int, *, window: bool, device: str) -> TorusProblem:
     """The torus part of a network; the last few are remembered."""
-    return _posed(_ById(network), cut, window, device)
+    return _posed(ById(network), cut, window, device)
 
 
 @lru_cache(maxsize=4)
-def _posed(key: _ById, cut: int, window: bool, device: str) -> TorusProblem:  # noqa: ARG001 (a cache key)
+def _posed(key: ById, cut: int, window: bool, device: str) -> TorusProblem:  # noqa: ARG001 (a cache key)
     torus = lay_out(key.network, cut)
     return pose(key.network, torus, find_head(key.network, torus, window=window))
