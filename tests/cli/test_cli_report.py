@@ -73,9 +73,9 @@ def test_a_run_without_results_has_no_table():
     ],
 )
 def test_what_is_wrong_is_one_message(words, told, code):
-    made("estimate", *BASE, *QUICK)
-    Path("runs/damaged").mkdir()
-    Path("runs/damaged/manifest.json").write_text("{}")
+    for name in ("r", "damaged"):
+        Path(f"runs/{name}").mkdir(parents=True)
+        Path(f"runs/{name}/manifest.json").write_text("{}")
     outcome = invoke("report", *words)
     assert outcome.exit_code == code, outcome.output
     assert told in outcome.stderr
