@@ -176,7 +176,7 @@ def test_a_solver_that_hangs_is_left(executor, plant, undisturbed, tmp_path):
 
 def test_a_solver_that_always_hangs_falls_back(executor, plant, undisturbed):
     plant("block1/tile5", "hang")
-    outcome = estimate_network(convolutions(), CONFIG, executor(stuck_after=2.0))
+    outcome = estimate_network(convolutions(), CONFIG, executor(stuck_after=3.0))
     (failure,) = [item for item in outcome.failures if item.task.label == "block1/tile5"]
     assert (failure.kind, failure.attempts) == ("Stuck", 3)
     assert not outcome.complete

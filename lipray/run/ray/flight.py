@@ -321,7 +321,9 @@ class Flight:
                 self._pending[self._submit(copy)] = copy
 
     def _allowed(self, trip: Trip) -> float:
-        """Seconds without a message after which a trip is stuck."""
+        """Seconds without a message after which a trip is stuck; a worker that starts is not solving yet."""
+        if not trip.where:
+            return STUCK
         if self._means.stuck_after is not None:
             return self._means.stuck_after
         limits = [
