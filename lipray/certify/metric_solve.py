@@ -22,8 +22,8 @@ from lipray.errors import VerificationError
 from lipray.partition.subproblem import Subproblem
 from lipray.verify.metric import places
 from lipray.verify.prove import Problem, Proof, pose, prove
-from lipray.verify.tile_bundle import distinct_tiles, mirrored
-from lipray.verify.tiles import cut_tiles, tile_windows
+from lipray.verify.tile_bundle import mirrored
+from lipray.verify.tiles import cut_tiles, distinct_tiles, tile_windows
 from lipray.verify.torus.proof import LostBundleError, Means
 
 ITERATIONS = 200

@@ -20,8 +20,9 @@ from lipray.verify.composition import overlap_bound, sum_bound
 TORUS_WAYS = ("hybrid", "frequency", "closed_form")
 """Figures of a certificate that are certified bounds by ways of their own."""
 
-COMPOSITIONS = ("overlap", "sum")
-"""Ways to put tiles together; the first is the default."""
+COMPOSITIONS = ("overlap", "sum", "metric")
+"""Ways to put tiles together; the first is the default. By metrics a block is one sub-problem, and not tiled for this
+reducer; where that takes too much memory its tiles overlap."""
 
 
 def compose(
@@ -45,7 +46,7 @@ def compose(
         plan: the plan the sub-problems were taken from.
         certificates: by ``Subproblem.key()``; may be incomplete.
         products: product bound of every block, or ``None`` to take them from ``certificates``.
-        composition: "overlap" or "sum".
+        composition: "overlap", "sum" or "metric".
         work: ``worklist(plan)`` if it is at hand, to save hashing the networks again.
 
     Returns:
@@ -124,7 +125,8 @@ def _block(
         alternatives[method] = bounds[0]
     if fallback is not None:
         alternatives["product"] = min(fallback, alternatives.get("product", fallback))
-    allowed = [composition if tiled else method, "product"]
+    scalar = "sum" if composition == "sum" else "overlap"
+    allowed = [scalar if tiled else method, "product"]
     choices = [name for name in allowed if name in alternatives]
     if not choices:
         raise SolveError(block.label, "it was left to its product bound, and that is missing")

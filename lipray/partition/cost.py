@@ -20,6 +20,7 @@ from lipray.model.network import (
     Node,
 )
 from lipray.partition.subproblem import Settings
+from lipray.verify.tiles import cut_tiles, distinct_tiles, tile_windows
 
 DOUBLE = 8
 """Bytes of a float64."""
@@ -43,6 +44,13 @@ FIRST_ORDER_COPIES = 10
 FIRST_ORDER_ITERATIONS = 200
 ELIMINATION_WORK = 3
 """Operations of one elimination, in units of a layer's neurons times its squared front (measured)."""
+
+METRIC_STEPS = 80
+"""Steps that the multipliers of a block's tiles take together, most of the time (measured)."""
+METRIC_MATRICES = 6
+"""Matrices of the order of a block's input kept while the sum of its tiles' metrics is looked at."""
+EIGEN_WORK = 9
+"""Operations of a full eigenvalue decomposition, in units of the cubed order."""
 
 SDP_SCALE = 5.5e-9
 SDP_EXPONENT = 4.8
@@ -93,6 +101,8 @@ def estimate_cost(network: Network, method: str, settings: Settings) -> Cost:
     counted as the relu's of its separable tournament. Interior-point methods cost the cubed order per
     iteration; the closed form and first-order steps cost one elimination each.
     """
+    if method == "metric":
+        return _metric(network, settings)
     sizes = _elimination(network)
     order = sizes.order
     if method == "product":
@@ -111,6 +121,26 @@ def estimate_cost(network: Network, method: str, settings: Settings) -> Cost:
     if settings.time_limit is not None:
         seconds = min(seconds, OVERHEAD + settings.time_limit)
     return Cost(memory_bytes=math.ceil(memory), seconds=seconds, neurons=sizes.neurons, order=order)
+
+
+def _metric(network: Network, settings: Settings) -> Cost:
+    """A block solved by its tiles together: an elimination per distinct tile and step, and the sum of the metrics."""
+    tiles = distinct_tiles(cut_tiles(network, tile_windows(network.output_shape, settings.tiles)))
+    parts = [_elimination(tile.network) for tile in tiles]
+    size, fields = network.nodes[0].size, [tile.network.nodes[0].size for tile in tiles]
+    passes = (
+        1 if settings.iterations == 0 else 1 + (METRIC_STEPS if settings.iterations is None else settings.iterations)
+    )
+    work = sum(
+        ELIMINATION_WORK * (part.work + field**2 * part.neurons) for part, field in zip(parts, fields, strict=True)
+    )
+    entries = max(FIRST_ORDER_COPIES * part.entries for part in parts) + 2 * sum(field**2 for field in fields)
+    memory = DOUBLE * (entries + METRIC_MATRICES * size**2)
+    seconds = OVERHEAD + passes * (work + EIGEN_WORK * float(size) ** 3) / FLOPS
+    if settings.time_limit is not None:
+        seconds = min(seconds, OVERHEAD + settings.time_limit)
+    neurons = sum(part.neurons * len(tile.tiles) for part, tile in zip(parts, tiles, strict=True))
+    return Cost(math.ceil(memory), seconds, neurons, max(part.order for part in parts))
 
 
 def fits(network: Network, method: str, settings: Settings) -> bool:

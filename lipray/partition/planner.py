@@ -34,6 +34,7 @@ def plan_network(
     partition_factor: int | None = None,
     block_depth: int | None = None,
     hand_over: bool = False,
+    metric: bool = False,
 ) -> Plan:
     """Cut a network into blocks and tiles, each a sub-problem within ``settings.memory`` (estimated).
 
@@ -56,6 +57,8 @@ def plan_network(
         partition_factor: p, or ``None`` to search.
         block_depth: activation layers per block, or ``None`` for blocks as large as fit.
         hand_over: on tori, keep one problem in spite of a block depth: the shape matrix is handed from block to block.
+        metric: a block that is tiled by the ellipsoid method is one sub-problem, solved by its tiles' metrics
+            together, where that fits.
 
     Returns:
         The plan; ``partition_factor`` is the one asked for, or the largest one the search chose.
@@ -79,12 +82,16 @@ def plan_network(
         _check_factor(network, tuple(block for block, _ in assigned), partition_factor)
     blocks = []
     largest = partition_factor or 1
-    for number, (block, choice) in enumerate(assigned, start=1):
+    for number, (block, first) in enumerate(assigned, start=1):
+        choice = first
         name = f"block{number}"
         title = f"{name} [{_span(block)}]"
         if choice.torus is None:
             factor, cuts = _cut_block(block, name, choice.method, choice.settings, partition_factor)
             largest = max(largest, factor)
+            together = _together(block, choice, factor, cuts) if metric else None
+            if together is not None:
+                choice, cuts = together, ((name, CutTile(output=(), field=(), network=block)),)
             tiles = label_tiles(title, cuts, choice.method, choice.settings)
         else:
             tiles = (_whole(title, block, choice),)
@@ -250,6 +257,18 @@ def _cut_block(
         else:
             labelled.extend((f"{name}/tile{number}-{i}", part) for i, part in enumerate(parts, start=1))
     return asked, tuple(labelled)
+
+
+def _together(block: Network, choice: Choice, factor: int, cuts: Sequence[tuple[str, CutTile]]) -> Choice | None:
+    """The choice for a tiled block that is solved by its tiles' metrics; ``None`` where they do not fit together."""
+    windows = tile_windows(block.output_shape, factor)
+    if choice.method != "ellipsoid" or factor < 2 or tuple(cut.output for _, cut in cuts) != windows:
+        return None
+    settings = replace(choice.settings, tiles=factor)
+    if not fits(block, "metric", settings):
+        return None
+    kinds = len(_distinct([cut for _, cut in cuts]))
+    return replace(choice, method="metric", settings=settings, reason=f"{len(cuts)} tiles, {kinds} distinct, together")
 
 
 def _distinct(tiles: Sequence[CutTile]) -> tuple[Network, ...]:

@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass
 
 from lipray.model.network import Network
 
-METHODS = ("product", "sdp", "ellipsoid", "frequency", "hybrid", "metric")
+METHODS = ("product", "sdp", "ellipsoid", "frequency", "hybrid")
 """Names of the methods a sub-problem can be solved by."""
+
+METRIC = "metric"
+"""The method of a tiled block that is solved by its tiles together; the planner gives it to blocks."""
 
 TORUS_METHODS = ("frequency", "hybrid")
 """Those that carry the maps on tori; ``hybrid`` leaves the torus where the dense window is small enough."""

@@ -22,7 +22,7 @@ from lipray.run.executor import Done, Executor, Task
 from lipray.run.recall import Memory
 from lipray.run.tasks import block_of
 
-CLOSED_FORMS = frozenset({"ellipsoid", *TORUS_METHODS})
+CLOSED_FORMS = frozenset({"ellipsoid", "metric", *TORUS_METHODS})
 """Methods that have a closed form: no iterations."""
 
 

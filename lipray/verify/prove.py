@@ -18,9 +18,9 @@ from lipray.verify.elimination import Blocks, evaluate, prepare
 from lipray.verify.metric import metric_bound
 from lipray.verify.product import product_bound
 from lipray.verify.sector import lower
-from lipray.verify.tile_bundle import TileBundle, TileResult, distinct_tiles, mirrored_layers
+from lipray.verify.tile_bundle import TileBundle, TileResult, mirrored_layers
 from lipray.verify.tile_bundle import perform as perform_tile
-from lipray.verify.tiles import Window
+from lipray.verify.tiles import Window, distinct_tiles
 from lipray.verify.torus.bundle import Bundle, BundleResult
 from lipray.verify.torus.bundle import perform as perform_groups
 from lipray.verify.torus.proof import LostBundleError, Means, Setup, certify, set_up

@@ -13,7 +13,6 @@ from lipray.model.network import Network
 from lipray.verify.elimination import Blocks, evaluate, prepare
 from lipray.verify.identity import ById
 from lipray.verify.sector import lower
-from lipray.verify.tiles import CutTile
 from lipray.verify.transpose import transpose
 
 REMEMBERED = 8
@@ -36,14 +35,6 @@ class TileResult:
     metric: np.ndarray | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Distinct:
-    """Tiles of a block that are one and the same network: the network, and which tiles they are."""
-
-    network: Network
-    tiles: tuple[int, ...]
-
-
 def perform(bundle: TileBundle) -> TileResult:
     """Do the work of one bundle."""
     proven = evaluate(mirrored(bundle.network), bundle.multipliers)
@@ -53,14 +44,6 @@ def perform(bundle: TileBundle) -> TileResult:
 def in_place(bundles: Sequence[TileBundle]) -> list[TileResult | None]:
     """Perform bundles one after the other, here."""
     return [perform(bundle) for bundle in bundles]
-
-
-def distinct_tiles(tiles: Sequence[CutTile]) -> tuple[Distinct, ...]:
-    """Those of a block's tiles that differ, in the order of their first appearance."""
-    copies: dict[int, list[int]] = {}
-    for number, tile in enumerate(tiles):
-        copies.setdefault(id(tile.network), []).append(number)  # translates share one object
-    return tuple(Distinct(tiles[own[0]].network, tuple(own)) for own in copies.values())
 
 
 def mirrored(network: Network) -> Blocks:

@@ -51,6 +51,14 @@ class CutTile:
 
 
 @dataclass(frozen=True, slots=True)
+class Distinct:
+    """Tiles of a block that are one and the same network: the network, and which tiles they are."""
+
+    network: Network
+    tiles: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Reach:
     """How an operation reads one axis: output a reads a * stride - before + dilation * (0 .. kernel - 1)."""
 
@@ -173,6 +181,14 @@ def cut_tiles(block: Network, windows: Sequence[Window]) -> tuple[CutTile, ...]:
             networks[signature] = _build(block, signature)
         tiles.append(CutTile(output=window, field=tuple(field for _, field in plans), network=networks[signature]))
     return tuple(tiles)
+
+
+def distinct_tiles(tiles: Sequence[CutTile]) -> tuple[Distinct, ...]:
+    """Those of a block's tiles that differ, in the order of their first appearance."""
+    copies: dict[int, list[int]] = {}
+    for number, tile in enumerate(tiles):
+        copies.setdefault(id(tile.network), []).append(number)  # translates share one object
+    return tuple(Distinct(tiles[own[0]].network, tuple(own)) for own in copies.values())
 
 
 def _reach(block: Network, op: Op, axis: int) -> _Reach:

@@ -17,8 +17,8 @@ from lipray.partition.subproblem import Settings, Subproblem
 from lipray.verify.composition import overlap_bound
 from lipray.verify.metric import places
 from lipray.verify.prove import Problem, Proof, prove
-from lipray.verify.tile_bundle import distinct_tiles, mirrored
-from lipray.verify.tiles import cut_tiles, tile_block, tile_windows
+from lipray.verify.tile_bundle import mirrored
+from lipray.verify.tiles import cut_tiles, distinct_tiles, tile_block, tile_windows
 from lipray.verify.torus.proof import LostBundleError, Means
 from tests.maps import Maps
 from tests.slopes import worst_slopes
