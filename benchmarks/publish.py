@@ -368,6 +368,37 @@ def soundness() -> None:
     replace("soundness", textwrap.wrap(text, 118))
 
 
+SERVED = {
+    "overhead 100 ms": "overhead over the bare solver, tasks of about 100 ms",
+    "overhead 500 ms": "the same, tasks of about 500 ms",
+    "workers 100 ms": "two workers against one, tasks of about 100 ms",
+    "workers 500 ms": "the same, tasks of about 500 ms",
+    "many": "a chain of 50,000 blocks",
+    "again": "the same once more, from the store",
+    "resume": "`lipray resume` of a finished run",
+}
+"""Rows of the service's table, and what they are called in it."""
+
+SERVICE = (
+    Column("", "shown"),
+    Column("sub-problems", "problems", harness.count),
+    Column("s", "seconds", harness.seconds),
+    Column("each, ms", "each", lambda value: f"{value * 1e3:.2f}"),
+    Column("overhead", "overhead", harness.relative),
+    Column("efficiency", "efficiency", harness.ratio),
+    Column("the driver's memory grows", "growth", harness.ratio),
+    Column("solved again", "solved", harness.count),
+)
+
+
+def service() -> None:
+    """The table of what Ray costs."""
+    found = results("service")
+    rows = {name: {**found[name], "shown": text} for name, text in SERVED.items() if name in found}
+    if rows:
+        replace("service", harness.table(SERVICE, rows))
+
+
 def sweep() -> None:
     """The plot of a sweep, as ``lipray report`` draws it."""
     found = results("sweep")
@@ -413,6 +444,7 @@ def main() -> int:
         scaling,
         verification,
         soundness,
+        service,
         sweep,
     )
     for part in parts:
