@@ -134,7 +134,7 @@ class EstimateConfig(BaseModel):
     memory: Size = 8 * 2**30
     output_rows: Rows | None = None
     pairs: Pairs | None = None
-    composition: Literal["overlap", "sum", "metric"] = "overlap"
+    composition: Literal["metric", "diagonal", "overlap", "sum"] = "metric"
     device: Literal["cpu", "cuda"] = "cpu"
     executor: Literal["ray", "serial"] = "ray"
     address: str | None = None

@@ -63,7 +63,7 @@ _WORK = (
 )
 
 _RUN = (
-    click.option("--composition", metavar="NAME", help="Of tiles: overlap (default), sum or metric."),
+    click.option("--composition", metavar="NAME", help="Of tiles: metric (default), diagonal, overlap or sum."),
     click.option("--device", metavar="NAME", help="cpu (default) or cuda: where frequencies are worked on."),
     click.option("--executor", metavar="NAME", help="ray (default) or serial, in this process."),
     click.option("--address", metavar="ADDRESS", help="Ray cluster: auto, or HOST:PORT. Default: an embedded Ray."),

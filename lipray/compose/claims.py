@@ -10,6 +10,7 @@ import numpy as np
 from lipray import __version__
 from lipray.certify.certificate import Certificate
 from lipray.compose.bound import Bound
+from lipray.compose.compose import TILED
 from lipray.errors import SolveError
 from lipray.model.network import Network
 from lipray.partition.plan import Block, Plan
@@ -51,7 +52,7 @@ def claims(
             {
                 "first": first,
                 "last": last,
-                "composition": own.source if own.source in {"overlap", "sum"} else "whole",
+                "composition": own.source if own.source in TILED else "whole",
                 "tiles": _tiles(block, own.source, product, bound.certificate, work, problems),
                 "claim": own.upper,
             }

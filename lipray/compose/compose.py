@@ -15,14 +15,18 @@ from lipray.model.network import Softmax
 from lipray.partition.choice import AUTO
 from lipray.partition.plan import Block, Plan
 from lipray.partition.worklist import Worklist, worklist
-from lipray.verify.composition import overlap_bound, sum_bound
+from lipray.verify.composition import diagonal_bound, overlap_bound, sum_bound
+from lipray.verify.weights import tile_weights
 
 TORUS_WAYS = ("hybrid", "frequency", "closed_form")
 """Figures of a certificate that are certified bounds by ways of their own."""
 
-COMPOSITIONS = ("overlap", "sum", "metric")
-"""Ways to put tiles together; the first is the default. By metrics a block is one sub-problem, and not tiled for this
-reducer; where that takes too much memory its tiles overlap."""
+COMPOSITIONS = ("metric", "diagonal", "overlap", "sum")
+"""Ways to put tiles together, tightest first; the first is the default. By metrics a block is one sub-problem, and not
+tiled for this reducer; where that takes too much memory its tiles are composed by diagonal metrics."""
+
+TILED = frozenset({"diagonal", "overlap", "sum"})
+"""Those of tiles that are sub-problems of their own."""
 
 
 def compose(
@@ -30,7 +34,7 @@ def compose(
     certificates: Mapping[str, Certificate],
     products: Sequence[Certificate | None] | None = None,
     *,
-    composition: str = "overlap",
+    composition: str = COMPOSITIONS[0],
     work: Worklist | None = None,
 ) -> Bound:
     """Compose certified bounds of sub-problems to a bound of the whole network.
@@ -46,7 +50,7 @@ def compose(
         plan: the plan the sub-problems were taken from.
         certificates: by ``Subproblem.key()``; may be incomplete.
         products: product bound of every block, or ``None`` to take them from ``certificates``.
-        composition: "overlap", "sum" or "metric".
+        composition: one of ``COMPOSITIONS``. Weighted tiles have only one.
         work: ``worklist(plan)`` if it is at hand, to save hashing the networks again.
 
     Returns:
@@ -114,7 +118,9 @@ def _block(
     alternatives: dict[str, float] = {}
     method = block.method
     tiled = any(tile.output for tile in block.tiles)
-    if tiled:
+    if block.weighted:
+        alternatives["diagonal"] = _diagonal(block, bounds, frozenset(missing))
+    elif tiled:
         alternatives["overlap"] = overlap_bound(bounds, [tile.field for tile in block.tiles])
         alternatives["sum"] = sum_bound(bounds)
     elif bounds and not missing:
@@ -125,8 +131,8 @@ def _block(
         alternatives[method] = bounds[0]
     if fallback is not None:
         alternatives["product"] = min(fallback, alternatives.get("product", fallback))
-    scalar = "sum" if composition == "sum" else "overlap"
-    allowed = [scalar if tiled else method, "product"]
+    of_tiles = "diagonal" if block.weighted else "sum" if composition == "sum" else "overlap"
+    allowed = [of_tiles if tiled else method, "product"]
     choices = [name for name in allowed if name in alternatives]
     if not choices:
         raise SolveError(block.label, "it was left to its product bound, and that is missing")
@@ -142,6 +148,14 @@ def _block(
         stages=() if whole is None else tuple((name, float(bound)) for name, bound in whole.stages),
         gram=None if whole is None else _gram(block, whole),
     )
+
+
+def _diagonal(block: Block, bounds: Sequence[float], missing: frozenset[str]) -> float:
+    """Of weighted tiles; the block's product bound stands for a missing one without its weights."""
+    fields = [tile.field for tile in block.tiles]
+    given = tile_weights([tile.output for tile in block.tiles], fields, block.input_shape)
+    weights = [None if tile.label in missing else own for tile, own in zip(block.tiles, given, strict=True)]
+    return diagonal_bound(bounds, fields, weights, block.input_shape)
 
 
 def _gram(block: Block, certificate: Certificate) -> np.ndarray | None:

@@ -18,7 +18,8 @@ def finer(plan: Plan, failed: AbstractSet[str]) -> Plan:
         failed: contents (``Tile.key``) of tiles.
 
     Returns:
-        The new plan. Blocks solved whole, and tiles of one position, are as they were.
+        The new plan. Blocks solved whole, and tiles of one position, are as they were, and so are weighted tiles,
+        whose weights depend on all of a block's tiles.
     """
     return replace(plan, blocks=tuple(_finer(block, failed) for block in plan.blocks))
 
@@ -31,6 +32,8 @@ def coarser(plan: Plan, before: Plan, failed: AbstractSet[str]) -> Plan:
 
 
 def _finer(block: Block, failed: AbstractSet[str]) -> Block:
+    if block.weighted:
+        return block
     tiles: list[Tile] = []
     for tile in block.tiles:
         parts = _parts(block, tile) if tile.key in failed and tile.output else ()

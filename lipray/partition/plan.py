@@ -54,7 +54,8 @@ class Block:
     """Consecutive layers between two cuts: the sub-network, its tiles, and how they are solved.
 
     One tile: the block is solved whole. No tile: the block neither fits the memory allowed nor can be
-    tiled, and is left to the product bound. ``reason`` says why ``method`` is the block's.
+    tiled, and is left to the product bound. ``reason`` says why ``method`` is the block's. ``weighted``: the tiles'
+    networks are those of their weighted inputs (``lipray.verify.weights``), composed by diagonal metrics.
     """
 
     label: str
@@ -66,6 +67,7 @@ class Block:
     settings: Settings
     reason: str = ""
     torus: TorusWork | None = None
+    weighted: bool = False
 
     @property
     def distinct(self) -> tuple[Tile, ...]:

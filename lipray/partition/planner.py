@@ -15,6 +15,7 @@ from lipray.partition.subproblem import METHODS, TORUS_METHODS, Settings
 from lipray.verify.cuts import sub_network
 from lipray.verify.tiles import CutTile, cut_tiles, is_tileable, tile_windows
 from lipray.verify.torus.layout import torus_cuts
+from lipray.verify.weights import weighted_tiles
 
 AUTOMATIC_TILING_SECONDS = 1800.0
 """Estimated seconds of a block's tiles beyond which only an explicit partition factor has it tiled.
@@ -22,6 +23,11 @@ AUTOMATIC_TILING_SECONDS = 1800.0
 With scalar composition tiles seldom beat the product bound they would replace: hours of them are for the user
 to ask for.
 """
+
+WEIGHTED = frozenset({"metric", "diagonal"})
+"""Compositions whose tiles have weighted inputs, where they are sub-problems of their own."""
+DENSE = frozenset({"ellipsoid", "sdp"})
+"""Methods that gain by weights: norms of layers do not."""
 
 _OPERATORS = (Conv, Dense, AvgPool, AdaptiveAvgPool, MaxPool, Sum, Concat)
 
@@ -34,7 +40,7 @@ def plan_network(
     partition_factor: int | None = None,
     block_depth: int | None = None,
     hand_over: bool = False,
-    metric: bool = False,
+    composition: str = "metric",
 ) -> Plan:
     """Cut a network into blocks and tiles, each a sub-problem within ``settings.memory`` (estimated).
 
@@ -57,8 +63,9 @@ def plan_network(
         partition_factor: p, or ``None`` to search.
         block_depth: activation layers per block, or ``None`` for blocks as large as fit.
         hand_over: on tori, keep one problem in spite of a block depth: the shape matrix is handed from block to block.
-        metric: a block that is tiled by the ellipsoid method is one sub-problem, solved by its tiles' metrics
-            together, where that fits.
+        composition: how tiles are put together. "metric": a block that is tiled by the ellipsoid method is one
+            sub-problem, solved by its tiles' metrics together, where that fits. Else, and by "diagonal", the tiles'
+            inputs are weighted; by any other name ("overlap", "sum") they are not.
 
     Returns:
         The plan; ``partition_factor`` is the one asked for, or the largest one the search chose.
@@ -83,15 +90,17 @@ def plan_network(
     blocks = []
     largest = partition_factor or 1
     for number, (block, first) in enumerate(assigned, start=1):
-        choice = first
+        choice, weights = first, False
         name = f"block{number}"
         title = f"{name} [{_span(block)}]"
         if choice.torus is None:
             factor, cuts = _cut_block(block, name, choice.method, choice.settings, partition_factor)
             largest = max(largest, factor)
-            together = _together(block, choice, factor, cuts) if metric else None
+            together = _together(block, choice, factor, cuts) if composition == "metric" else None
             if together is not None:
                 choice, cuts = together, ((name, CutTile(output=(), field=(), network=block)),)
+            elif composition in WEIGHTED and choice.method in DENSE and any(cut.output for _, cut in cuts):
+                weights, cuts = True, _weighted(cuts, block)
             tiles = label_tiles(title, cuts, choice.method, choice.settings)
         else:
             tiles = (_whole(title, block, choice),)
@@ -106,6 +115,7 @@ def plan_network(
                 settings=choice.settings,
                 reason=choice.reason,
                 torus=choice.torus,
+                weighted=weights,
             )
         )
     return Plan(
@@ -269,6 +279,12 @@ def _together(block: Network, choice: Choice, factor: int, cuts: Sequence[tuple[
         return None
     kinds = len(_distinct([cut for _, cut in cuts]))
     return replace(choice, method="metric", settings=settings, reason=f"{len(cuts)} tiles, {kinds} distinct, together")
+
+
+def _weighted(cuts: Sequence[tuple[str, CutTile]], block: Network) -> tuple[tuple[str, CutTile], ...]:
+    """The same tiles as maps of their weighted inputs."""
+    tiles = weighted_tiles([cut for _, cut in cuts], block.input_shape)
+    return tuple((label, tile) for (label, _), tile in zip(cuts, tiles, strict=True))
 
 
 def _distinct(tiles: Sequence[CutTile]) -> tuple[Network, ...]:

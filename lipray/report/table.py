@@ -204,7 +204,7 @@ def _names(blocks: tuple[BlockRecord, ...]) -> list[str]:
         for name in (*block.alternatives, *block.closed_forms):
             if any(other.source != name for other in blocks):
                 names[name] = None
-    order = {"overlap": 0, "sum": 1, "product": 9}
+    order = {"diagonal": 0, "overlap": 0, "sum": 1, "product": 9}
     return sorted(names, key=lambda name: order.get(name, 5))
 
 

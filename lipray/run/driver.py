@@ -81,7 +81,7 @@ def make_plan(network: Network, config: EstimateConfig) -> Plan:
         partition_factor=config.partition_factor,
         block_depth=config.block_depth,
         hand_over=config.chain is True,
-        metric=config.composition == "metric",
+        composition=config.composition,
     )
 
 

@@ -14,13 +14,14 @@ import numpy as np
 
 from lipray.errors import VerificationError
 from lipray.model.network import Network
-from lipray.verify.composition import compose_blocks, overlap_bound, sum_bound
+from lipray.verify.composition import compose_blocks, diagonal_bound, overlap_bound, sum_bound
 from lipray.verify.cover import covering_tiles
 from lipray.verify.cuts import cut_positions, sub_network
 from lipray.verify.identity import graph_hash, weights_hash
 from lipray.verify.prove import Problem, Proof, prove
 from lipray.verify.record import BlockPart, CertificateRecord, ProblemPart, array_name
 from lipray.verify.tiles import CutTile, Window
+from lipray.verify.weights import tile_weights, weighted_tiles
 
 TOLERANCE = 1e-9
 """How far a recomputed figure may be above the claimed one, relatively: libraries differ in their last digits."""
@@ -28,13 +29,18 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class BlockCheck:
-    """How a block's bound is composed: per tile the number of its sub-problem, and the tiles' receptive fields."""
+    """How a block's bound is composed: per tile the number of its sub-problem, its receptive field and its weights.
+
+    ``weights`` are for the diagonal composition; ``None`` for a tile that the whole block's bound stands for.
+    """
 
     label: str
     composition: str
     problems: tuple[int, ...]
     fields: tuple[Window, ...]
     claim: float
+    input_shape: tuple[int, ...] = ()
+    weights: tuple[np.ndarray | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +134,8 @@ def conclude(unfolded: Unfolded, bounds: Sequence[float]) -> Verdict:
                 bound = own[0]
             case "overlap":
                 bound = overlap_bound(own, block.fields)
+            case "diagonal":
+                bound = diagonal_bound(own, block.fields, block.weights, block.input_shape)
             case _:
                 bound = sum_bound(own)
         _within(block.label, block.claim, bound)
@@ -160,6 +168,11 @@ def _block(
         tiles: Sequence[CutTile] = (CutTile((), (), block),)
     else:
         tiles = covering_tiles(label, block, [tile.window for tile in part.tiles])
+    weights: tuple[np.ndarray | None, ...] = (None,) * len(tiles)
+    if part.composition == "diagonal":
+        given = tile_weights([tile.output for tile in tiles], [tile.field for tile in tiles], block.input_shape)
+        weights = tuple(None if tile.restricted else own for tile, own in zip(part.tiles, given, strict=True))
+        tiles = weighted_tiles(tiles, block.input_shape)
     for tile, own in zip(part.tiles, tiles, strict=True):
         network = block if tile.restricted else own.network
         number = tile.problem
@@ -171,7 +184,8 @@ def _block(
         ):
             raise VerificationError(label, f"a tile is not the one that sub-problem {number} is about")
     fields = tuple(tile.field for tile in tiles)
-    return BlockCheck(label, part.composition, tuple(tile.problem for tile in part.tiles), fields, part.claim)
+    problems = tuple(tile.problem for tile in part.tiles)
+    return BlockCheck(label, part.composition, problems, fields, part.claim, block.input_shape, weights)
 
 
 def _problem(label: str, part: ProblemPart, number: int, arrays: Mapping[str, np.ndarray], network: Network) -> Problem:

@@ -66,6 +66,34 @@ def overlap_bound(bounds: Sequence[float], fields: Sequence[Window]) -> float:
     return min(_root([peak], bounds), sum_bound(bounds))
 
 
+def diagonal_bound(
+    bounds: Sequence[float],
+    fields: Sequence[Window],
+    weights: Sequence[np.ndarray | None],
+    shape: Sequence[int],
+) -> float:
+    """sqrt(max over input positions p of Σ_{i: p in field(i)} L_i² d_i(p)²), rounded upward.
+
+    The proof is in ``lipray.verify.weights``. Every step is rounded to the double above.
+
+    Args:
+        bounds: L_i of every tile: ‖Δf_i‖ <= L_i ‖d_i Δx_i‖.
+        fields: receptive field of every tile, half-open windows on the block's input map.
+        weights: d_i on every field, positive; ``None`` where the bound is one in Δx_i itself.
+        shape: (C, ...) of the block's input map.
+    """
+    cover = np.zeros(tuple(shape[1:]))
+    for bound, field, own in zip(bounds, fields, weights, strict=True):
+        square = mul_up(bound, bound)
+        if square == 0.0:
+            continue
+        at = tuple(slice(low, high) for low, high in field)
+        with np.errstate(over="ignore"):
+            part = square if own is None else np.nextafter(square * np.nextafter(own * own, np.inf), np.inf)
+            cover[at] = np.nextafter(cover[at] + part, np.inf)
+    return sqrt_up(float(cover.max()))
+
+
 def _root(squares: Sequence[float], bounds: Sequence[float]) -> float:
     """sqrt(Σ squares) from above; a single tile needs no detour over its square."""
     return bounds[0] if len(bounds) == 1 else sqrt_up(sum_up(squares))

@@ -8,9 +8,6 @@ entry once, so
 
 With P_i <= L_i² I this is at most the overlap-aware bound. For a linear block P_i = F_iᵀ F_i and the sum is FᵀF: exact,
 whatever the tiling. ``max_i λmax(P_i)`` is no bound where fields overlap.
-
-A coarser form keeps only diagonals: with A = Σ_i E_iᵀ |P_i| E_i (entrywise) and any v > 0, z_a z_b <= (v_b / v_a z_a² +
-v_a / v_b z_b²) / 2 gives zᵀ P_i z <= Σ_a (|P_i| v)_a / v_a z_a², so that λmax is at most max_a (A v)_a / v_a.
 """
 
 from __future__ import annotations
@@ -22,15 +19,12 @@ import numpy as np
 import torch
 
 from lipray.verify.linear_maps import UNIT
-from lipray.verify.outward import add_up, mul_up, sqrt_up, up
+from lipray.verify.outward import add_up, sqrt_up, up
 from lipray.verify.spectral import largest_eigenvalue_bound
 from lipray.verify.tiles import Window
 
 BELOW = 1e-300
 """Added to squares: far above what sums of numbers near the smallest double can lose."""
-
-POWER_STEPS = 60
-"""Steps towards the v of the diagonal form; any number of them gives a bound."""
 
 
 def places(field: Window, shape: Sequence[int]) -> np.ndarray:
@@ -64,27 +58,6 @@ def metric_bound(metrics: Sequence[torch.Tensor], fields: Sequence[Window], shap
     # |computed - exact| <= γ A entrywise, and the norm of a symmetric matrix is at most its largest absolute row sum.
     lost = rows * (2.0 * (most + 2) * UNIT) * (1.0 + 8.0 * (len(total) + most) * UNIT)
     return sqrt_up(add_up(add_up(largest_eigenvalue_bound(total), up(lost)), BELOW))
-
-
-def diagonal_bound(metrics: Sequence[torch.Tensor], fields: Sequence[Window], shape: Sequence[int]) -> float:
-    """The bound of the diagonals Σ_a (|P_i| v)_a / v_a z_a² for one v for all tiles, rounding included.
-
-    Never below ``metric_bound`` but for rounding. Arguments and result as there.
-    """
-    _, magnitude, most = _sums(metrics, fields, shape)
-    if float(magnitude.sum(dim=1).max()) == 0.0:
-        return 0.0
-    peak = float(magnitude.max())
-    if not math.isfinite(peak):
-        return math.inf
-    v = torch.ones(len(magnitude), dtype=torch.float64)
-    for _ in range(POWER_STEPS):
-        v = magnitude @ (v / peak)
-        v = (v / v.max()).clamp(min=1e-3)  # positive, and no quotient far from the others
-    ratio = float(((magnitude @ v) / v).max())
-    if not math.isfinite(ratio):
-        return math.inf
-    return sqrt_up(add_up(mul_up(ratio, 1.0 + 4.0 * (len(v) + most + 4) * UNIT), BELOW))
 
 
 def _sums(

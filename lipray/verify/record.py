@@ -100,7 +100,7 @@ class BlockPart(_Part):
 
     first: Index
     last: Index
-    composition: Literal["whole", "overlap", "sum"]
+    composition: Literal["whole", "overlap", "sum", "diagonal"]
     tiles: tuple[TilePart, ...] = Field(min_length=1, fail_fast=True)
     claim: Claim
 

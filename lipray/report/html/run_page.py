@@ -100,7 +100,7 @@ def _statuses(facts: RunFacts) -> Counter[str]:
 def _ways(result: ResultRecord) -> list[str]:
     """Ways to bound a block that are worth a column: those that differ from how some block was bounded."""
     names = {name for block in result.blocks for name in (*block.alternatives, *block.closed_forms)}
-    order = {"overlap": 0, "sum": 1, "product": 9}
+    order = {"diagonal": 0, "overlap": 0, "sum": 1, "product": 9}
     kept = [name for name in names if any(block.source != name for block in result.blocks)]
     return sorted(kept, key=lambda name: (order.get(name, 5), name))
 
