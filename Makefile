@@ -2,7 +2,8 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help estimate test test-slow lint format bench bench-short bench-report soundness clean python
+.PHONY: help estimate test test-slow lint format bench bench-short bench-report bench-peers bench-peers-short \
+	soundness clean python
 
 # The first interpreter that is new enough; override with `make PYTHON=/path/to/python`.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -17,6 +18,7 @@ help:
 	@echo "make test       install the test tools, then ruff, mypy and the tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make bench      the benchmarks, into benchmarks/results (hours); bench-short is a smoke run of minutes"
+	@echo "make bench-peers  the same networks by other tools too (hours; goes on where it stopped); bench-peers-short in minutes"
 	@echo "make soundness  10,000 random networks bounded, verified and attacked (an hour or two; goes on where it stopped)"
 	@echo "make lint       ruff and mypy only"
 	@echo "make format     let ruff rewrite"
@@ -53,6 +55,18 @@ soundness: $(VENV)/.installed-test
 # The README's tables and the plots of docs/img, from benchmarks/results.
 bench-report: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/publish.py
+
+# The same networks by solvers and methods of others. A peer that does not install is left out, and its rows say so.
+bench-peers: $(VENV)/.installed-bench peers
+	cd benchmarks && ../$(BIN)/python -m peers
+	$(MAKE) --no-print-directory bench-report
+
+bench-peers-short: $(VENV)/.installed-bench peers
+	cd benchmarks && ../$(BIN)/python -m peers --short
+
+.PHONY: peers
+peers: $(VENV)/.installed-bench
+	-$(PIP) --only-binary=sdpa-python -e ".[peers]"
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .

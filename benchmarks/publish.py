@@ -22,6 +22,9 @@ mpl.use("svg")
 mpl.rcParams.update({"svg.hashsalt": "lipray", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
 
 from matplotlib import pyplot as plt  # noqa: E402 - the backend must be chosen first
+from peers import pages  # noqa: E402
+from peers.kept import latest  # noqa: E402
+from peers.networks import CASES  # noqa: E402
 
 from lipray.report.plots.canvas import drawing, to_file  # noqa: E402
 from lipray.report.plots.lines import bound_figure  # noqa: E402
@@ -415,6 +418,14 @@ def sweep() -> None:
             print("docs/img/sweep.svg")
 
 
+def peers() -> None:
+    """The table beside other tools, what was asked of it, and its plots."""
+    found = latest(results("peers").values())
+    if found:
+        replace("peers", pages.readme(found))
+        pages.plots({name: rows for name, rows in found.items() if name in CASES})
+
+
 def _plain_ticks(axes: plt.Axes, ticks: tuple[float, ...]) -> None:
     """Numbers instead of powers of ten, those that lie on the axis."""
     low, high = axes.get_xlim()
@@ -446,6 +457,7 @@ def main() -> int:
         soundness,
         service,
         sweep,
+        peers,
     )
     for part in parts:
         part()
