@@ -9,6 +9,7 @@ a selection that takes some minutes and writes to ``runs/bench-short``. ``--list
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from peers.pages import ABOUT, write
 from peers.process import context, measure
 from peers.work import prepare
 
-LIMIT, SHORT_LIMIT = 60.0, 15.0
+LIMIT, SHORT_LIMIT = 30.0, 5.0
 MEMORY = 10 * 2**30
 
 
@@ -34,7 +35,9 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m peers", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[], metavar="NETWORK", help="these networks, by their whole names")
     parser.add_argument("--methods", nargs="+", default=[], metavar="TEXT", help="methods whose name contains one")
-    parser.add_argument("--limit", type=float, default=None, metavar="S", help=f"seconds per row (default {LIMIT:.0f})")
+    parser.add_argument(
+        "--limit", type=float, default=None, metavar="S", help=f"seconds, times a method's own (default {LIMIT:.0f})"
+    )
     parser.add_argument("--fresh", action="store_true", help="measure rows again that are there already")
     parser.add_argument("--short", action="store_true", help="few networks, short limits, written to runs/bench-short")
     parser.add_argument("--list", action="store_true", help="name the networks and end")
@@ -124,7 +127,14 @@ def described(kept: Kept, case: Case) -> Row:
     return kept.keep(case.name, ABOUT, "", {"neurons": sum(sizes), "layers": len(sizes), "maps": maps})
 
 
+def stop(number: int, frame: object) -> None:
+    """A signal to end is a Ctrl-C."""
+    del number, frame
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
     options = options_of()
     if options.list:
         print("\n".join(CASES))

@@ -33,8 +33,8 @@ class Way:
 
 WAYS = {
     "Clarabel": Way("CLARABEL", {"max_threads": 1}, 700, "time_limit"),
-    "SCS": Way("SCS", {}, 1300, "time_limit_secs"),
-    "SCS, tight": Way("SCS", {"eps_abs": 1e-8, "eps_rel": 1e-8, "max_iters": 10**7}, 1300, "time_limit_secs"),
+    "SCS": Way("SCS", {}, 1000, "time_limit_secs"),
+    "SCS, tight": Way("SCS", {"eps_abs": 1e-8, "eps_rel": 1e-8, "max_iters": 10**7}, 1000, "time_limit_secs"),
     "SDPA": Way("SDPA", {"numThreads": 1}, 1300),
 }
 """``SCS`` is its default settings, ``SCS, tight`` a thousandth of its tolerance (1e-4 becomes 1e-8)."""

@@ -12,8 +12,9 @@ from peers import naive
 from peers.answer import Answer
 
 Call = Callable[[Network, float], Answer]
-PATIENCE = 5.0
-"""How much longer than others the peers may take that the targets name."""
+PEER, LAYERS, WHOLE, TORUS = 6.0, 10.0, 3.0, 2.0
+"""How many times a run's limit a row may take: solvers, ECLipsE, and lipray on whole networks and on tori. Bounds by
+tiles take it once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +45,28 @@ def _methods() -> tuple[Method, ...]:
         one("SVD product", ("torch",), partial(naive.product, norm=naive.spectral)),
         one("LipLT", ("numpy",), naive.liplt),
         one("ECLipsE-Fast", ("numpy",), eclipse.eclipse_fast),
-        Method("ECLipsE", ("cvxpy", "sdpa-python"), eclipse.eclipse, patience=PATIENCE),
+        Method("ECLipsE", ("cvxpy", "sdpa-python"), eclipse.eclipse, patience=LAYERS),
         *(
             Method(
                 f"LipSDP, {way}",
                 ("cvxpy", package),
                 partial(lipsdp.lipsdp, way),
-                patience=PATIENCE if way == "SDPA" else 1.0,
+                patience=PEER,
                 slow=way != "SDPA",
             )
             for way, package in solvers.items()
         ),
         one("lipray, product", ("lipray",), own.product),
         one("lipray, closed form", ("lipray",), own.closed_form),
-        Method("lipray, ellipsoid", ("lipray",), partial(own.estimate, method="ellipsoid")),
+        Method("lipray, ellipsoid", ("lipray",), partial(own.estimate, method="ellipsoid"), patience=WHOLE),
         Method(
             "lipray, ellipsoid to 1 %",
             ("lipray",),
             partial(own.estimate, method="ellipsoid", tolerance=0.01),
+            patience=WHOLE,
         ),
-        *(Method(f"lipray, {name}", ("lipray",), partial(own.on_tori, method=name), True) for name in own.TORI),
-        Method("lipray, auto", ("lipray",), partial(own.estimate, method="auto")),
+        *(Method(f"lipray, {name}", ("lipray",), partial(own.on_tori, method=name), True, TORUS) for name in own.TORI),
+        Method("lipray, auto", ("lipray",), partial(own.estimate, method="auto"), patience=WHOLE),
         *(
             Method(name, ("lipray",), partial(own.tiled, composition=how, factor=factor), True)
             for name, (how, factor) in own.ways().items()

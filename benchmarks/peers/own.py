@@ -39,6 +39,9 @@ def estimate(network: Network, seconds: float, **options: object) -> Answer:
     ended = ", ".join(sorted({item.status.value for item in solved})) or "product"
     sources = ", ".join(sorted({block.source for block in bound.blocks}))
     note = f"by {sources}" if len(sources) < 60 else ""
+    alone = bound.figures.get(str(options.get("composition")))
+    if alone is not None and alone > bound.upper:
+        note += f", composed alone {alone:.6g}"
     note += f", {len(solved)} sub-problems" if len(solved) > 1 else ""
     return Answer(bound.upper, PROVEN, bound.upper, ended, note)
 

@@ -7,8 +7,11 @@ libraries (``before``) included.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -89,6 +92,8 @@ def measure(
 def _work(send: Connection, work: Callable[..., Callable[[], Answer]], given: tuple[object, ...]) -> None:
     import torch
 
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no row outlives the run
     torch.set_num_threads(int(os.environ[next(iter(THREAD_VARIABLES))]))
     _quiet()
     before, start = peak_memory(), time.perf_counter()
