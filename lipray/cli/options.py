@@ -44,6 +44,7 @@ _WORK = (
     click.option(
         "--switch", metavar="LAYER", help="Leave the torus after this layer, one multiplier per neuron on; or none."
     ),
+    click.option("--composition", metavar="NAME", help="Of tiles: metric (default), diagonal, overlap or sum."),
     click.option("--iterations", type=int, metavar="N", help="Optimiser iterations; 0 is the closed form."),
     click.option("--tolerance", type=float, metavar="REL", help="Relative gap at which the optimiser stops."),
     click.option(
@@ -63,7 +64,6 @@ _WORK = (
 )
 
 _RUN = (
-    click.option("--composition", metavar="NAME", help="Of tiles: metric (default), diagonal, overlap or sum."),
     click.option("--device", metavar="NAME", help="cpu (default) or cuda: where frequencies are worked on."),
     click.option("--executor", metavar="NAME", help="ray (default) or serial, in this process."),
     click.option("--address", metavar="ADDRESS", help="Ray cluster: auto, or HOST:PORT. Default: an embedded Ray."),

@@ -34,7 +34,7 @@ def compose(
     certificates: Mapping[str, Certificate],
     products: Sequence[Certificate | None] | None = None,
     *,
-    composition: str = COMPOSITIONS[0],
+    composition: str = "overlap",
     work: Worklist | None = None,
 ) -> Bound:
     """Compose certified bounds of sub-problems to a bound of the whole network.

@@ -40,7 +40,7 @@ def plan_network(
     partition_factor: int | None = None,
     block_depth: int | None = None,
     hand_over: bool = False,
-    composition: str = "metric",
+    composition: str = "overlap",
 ) -> Plan:
     """Cut a network into blocks and tiles, each a sub-problem within ``settings.memory`` (estimated).
 

@@ -220,7 +220,12 @@ def test_targets_that_are_met():
     [
         (0, "lipray, ellipsoid", row(1.02, 0.01), "net: +1.00%"),
         (1, "lipray, ellipsoid to 1 %", row(1.009, 4.0), "net: 25.0 times LipSDP, Clarabel"),
-        (1, "LipSDP, SCS", row(None, 60.0, ended="out of time (60 s)"), "net: at least 30.0 times LipSDP, SCS"),
+        (
+            1,
+            "LipSDP, SCS",
+            row(None, 60.0, ended="out of time (60 s)"),
+            "net: at least 30.0 times LipSDP, SCS, which ended out of time (60 s)",
+        ),
         (2, "lipray, auto", row(1.0, 51.0), "no bound that is both smaller and sooner"),
         (3, "LipSDP, SCS", row(None, ended="out of time (60 s)"), "LipSDP, SCS: out of time (60 s) (1 rows)"),
         (3, "lipray, ellipsoid", row(0.8), "0.8 is below what is attained, 0.9"),

@@ -24,6 +24,7 @@ def net():
     return nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=1), nn.ReLU(),
                          nn.Flatten(), nn.Linear(72, 3))
 """
+OVERLAP = ("--composition", "overlap")
 BASE = ("estimate", "model.py:net", "--weights", "net.safetensors", "--input-shape", "1,6,6", "--executor", "serial")
 
 
@@ -94,7 +95,7 @@ def test_json_alone_on_stdout_with_progress_beside():
 
 
 def test_tiles_are_composed_both_ways():
-    result = estimate("--partition-factor", "2", "--lower-starts", "4", "--method", "ellipsoid")
+    result = estimate("--partition-factor", "2", "--lower-starts", "4", "--method", "ellipsoid", *OVERLAP)
     ways = result["blocks"][0]["alternatives"]
     assert {"overlap", "sum", "product"} <= set(ways)
     assert result["blocks"][0]["subproblems"] == 4
@@ -144,7 +145,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults():
 
 
 def test_plan_shows_what_would_be_done():
-    words = ("plan", "model.py:net", "--input-shape", "1,6,6", "--partition-factor", "3")
+    words = ("plan", "model.py:net", "--input-shape", "1,6,6", "--partition-factor", "3", *OVERLAP)
     assert "distinct" in invoke(*words).stdout
     record = json.loads(invoke(*words, "--json").stdout)
     assert record["blocks"][0]["tiles"] == 9
@@ -171,7 +172,7 @@ def test_python_takes_networks_names_and_files(module):
     assert again.upper == first.upper
     Path("c.yaml").write_text("lower_starts: 0\nmethod: product\n")
     assert lipray.estimate(network, config="c.yaml").method == "product"
-    assert len(lipray.plan(network, partition_factor=2).blocks[0].tiles) == 4
+    assert len(lipray.plan(network, partition_factor=2, composition="overlap").blocks[0].tiles) == 4
 
 
 def test_python_complains_about_its_own_arguments(module):

@@ -154,6 +154,7 @@ def rewrite(values, arrays, folder="run"):
 
 
 FEW = ("--iterations", "2")
+OVERLAP = ("--method", "ellipsoid", "--composition", "overlap")
 
 
 @pytest.mark.parametrize(
@@ -170,10 +171,12 @@ FEW = ("--iterations", "2")
         ("residual", ("--method", "ellipsoid", "--block-depth", "1", *FEW), {"dense", "product"}, ["whole"] * 3),
         ("net", ("--method", "frequency", "--block-depth", "1", *FEW), {"torus", "product"}, ["whole"] * 2),
         ("net", ("--method", "frequency", "--block-depth", "1", "--chain", *FEW), {"torus"}, ["whole"]),
-        ("tiled", ("--method", "ellipsoid", "--partition-factor", "3", *FEW), {"dense"}, ["overlap"]),
+        ("tiled", ("--partition-factor", "3", *OVERLAP, *FEW), {"dense"}, ["overlap"]),
         ("tiled", ("--partition-factor", "3", "--composition", "sum", *FEW), {"dense"}, ["sum"]),
-        ("tiled", ("--partition-factor", "3", "--block-depth", "2", *FEW), {"dense"}, ["overlap"] * 2),
-        ("tiled", ("--method", "ellipsoid", "--partition-factor", "9", "--iterations", "0"), {"dense"}, ["overlap"]),
+        ("tiled", ("--partition-factor", "3", "--block-depth", "2", *OVERLAP, *FEW), {"dense"}, ["overlap"] * 2),
+        ("tiled", ("--partition-factor", "9", "--iterations", "0", *OVERLAP), {"dense"}, ["overlap"]),
+        ("tiled", ("--partition-factor", "3", "--composition", "diagonal", *FEW), {"dense"}, ["diagonal"]),
+        ("tiled", ("--partition-factor", "3", *FEW), {"metric"}, ["whole"]),
         ("net", ("--output-rows", "2,0", "--method", "ellipsoid", *FEW), {"dense"}, ["whole"]),
         ("net", ("--pairs", "0,2", "--pairs", "1,0", "--method", "frequency", *FEW), {"torus"}, ["whole"]),
         ("classes", FEW, {"dense"}, ["whole"]),
@@ -209,7 +212,7 @@ def test_the_file_the_folder_and_python_give_the_same():
 
 
 def test_the_table_and_the_progress():
-    certified("tiled", "--method", "ellipsoid", "--partition-factor", "3", *FEW)
+    certified("tiled", "--partition-factor", "3", *OVERLAP, *FEW)
     outcome = invoke("verify", "run", *model("tiled"))
     assert outcome.exit_code == 0
     assert "verified: L̄ = " in outcome.stdout
@@ -239,7 +242,7 @@ class Losing(SerialExecutor):
 def test_a_tile_that_was_lost(monkeypatch):
     """The block's product bound stands in for the block; where it is zero, for the tile alone."""
     monkeypatch.setattr("lipray.run.session.start_executor", lambda _config: Losing(1))
-    words = ("--method", "ellipsoid", "--partition-factor", "3", *FEW)
+    words = ("--partition-factor", "3", *OVERLAP, *FEW)
     printed = estimate("tiled", *words, code=INCOMPLETE)
     assert printed["blocks"][0]["fallbacks"] == ["block1/tile2"]
     assert verified("tiled")["bound"] == printed["upper"] == printed["blocks"][0]["alternatives"]["product"]
@@ -344,7 +347,7 @@ def test_multipliers_that_prove_nothing(method, factor, says):
     ],
 )
 def test_structures_changed(place, value, says):
-    values, arrays = certified("tiled", "--method", "ellipsoid", "--partition-factor", "3", *FEW)
+    values, arrays = certified("tiled", "--partition-factor", "3", *OVERLAP, *FEW)
     rewrite(changed(values, place, value), arrays)
     refused(9, "tiled", says)
 

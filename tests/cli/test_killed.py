@@ -21,7 +21,18 @@ def net():
         nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     return net
 """
-WORDS = ("estimate", "model.py:net", "--input-shape", "1,9,9", "--method", "ellipsoid", "--partition-factor", "3")
+WORDS = (
+    "estimate",
+    "model.py:net",
+    "--input-shape",
+    "1,9,9",
+    "--method",
+    "ellipsoid",
+    "--partition-factor",
+    "3",
+    "--composition",
+    "overlap",
+)
 OPTIONS = ("--lower-starts", "0", "--json")
 
 

@@ -20,7 +20,7 @@ def net():
                          nn.Conv2d(3, 2, 3, padding=1), nn.ReLU())
 """
 SHAPE = (1, 9, 9)
-OPTIONS = {"method": "ellipsoid", "partition_factor": 3, "iterations": 4, "lower_starts": 8}
+OPTIONS = {"method": "ellipsoid", "partition_factor": 3, "iterations": 4, "lower_starts": 8, "composition": "overlap"}
 
 
 @pytest.fixture(scope="module")

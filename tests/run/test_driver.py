@@ -85,7 +85,7 @@ class Fake:
 
 def run(executor, **options):
     events = []
-    config = EstimateConfig(**({"partition_factor": 2, "lower_starts": 32} | options))
+    config = EstimateConfig(**({"partition_factor": 2, "lower_starts": 32, "composition": "overlap"} | options))
     outcome = estimate_network(convolutions(), config, executor, events.append)
     return outcome, events
 

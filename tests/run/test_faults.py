@@ -21,7 +21,7 @@ from tests.run.test_ray import convolutions
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
-CONFIG = EstimateConfig(partition_factor=3, lower_starts=4, method="ellipsoid", iterations=4)
+CONFIG = EstimateConfig(partition_factor=3, lower_starts=4, method="ellipsoid", iterations=4, composition="overlap")
 ROUNDS = EstimateConfig(method="frequency", iterations=4, lower_starts=0)
 
 

@@ -36,7 +36,7 @@ def network():
 NETWORK = network()
 
 GRID = [
-    {"method": "ellipsoid", "iterations": 3, "partition_factor": factor, "block_depth": depth}
+    {"method": "ellipsoid", "iterations": 3, "partition_factor": factor, "block_depth": depth, "composition": "overlap"}
     for factor, depth in itertools.product((1, 2), (1, None))
 ]
 TORI = [{"method": "frequency", "iterations": 3}, {"method": "hybrid", "iterations": 3}, GRID[3]]

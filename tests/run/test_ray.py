@@ -44,7 +44,7 @@ def convolutions():
     return Network(nodes, weights)
 
 
-CONFIG = EstimateConfig(partition_factor=3, lower_starts=8, workers=2)
+CONFIG = EstimateConfig(partition_factor=3, lower_starts=8, workers=2, composition="overlap")
 
 
 class Bomb:

@@ -33,7 +33,9 @@ NETWORK = network()
 CASES = {
     "ellipsoid": {"method": "ellipsoid", "iterations": 5},
     "blocks": {"method": "ellipsoid", "iterations": 5, "block_depth": 1},
-    "tiles": {"method": "ellipsoid", "iterations": 5, "partition_factor": 2},
+    "tiles": {"method": "ellipsoid", "iterations": 5, "partition_factor": 2, "composition": "overlap"},
+    "metric": {"method": "ellipsoid", "iterations": 5, "partition_factor": 2},
+    "weighted": {"method": "ellipsoid", "iterations": 5, "partition_factor": 2, "composition": "diagonal"},
     "frequency": {"method": "frequency", "iterations": 5},
     "hybrid": {"method": "hybrid", "iterations": 5},
 }

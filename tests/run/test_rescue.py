@@ -27,7 +27,14 @@ def network():
 
 
 NETWORK = network()
-TILES = {"method": "ellipsoid", "partition_factor": 2, "iterations": 3, "lower_starts": 2, "executor": "serial"}
+TILES = {
+    "method": "ellipsoid",
+    "partition_factor": 2,
+    "iterations": 3,
+    "lower_starts": 2,
+    "executor": "serial",
+    "composition": "overlap",
+}
 
 
 class Fails(SerialExecutor):

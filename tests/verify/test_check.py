@@ -75,9 +75,10 @@ NETWORKS = {"tiled": tiled(), "headed": headed(), "residual": residual()}
 LOWER = {name: worst_slopes(network, 0) for name, network in NETWORKS.items()}
 """What no bound of them may be below."""
 WAYS = {
-    "overlap": ("tiled", {"method": "ellipsoid", "partition_factor": 3}),
+    "overlap": ("tiled", {"method": "ellipsoid", "partition_factor": 3, "composition": "overlap"}),
     "sum": ("tiled", {"method": "ellipsoid", "partition_factor": 3, "composition": "sum"}),
-    "blocks": ("tiled", {"method": "ellipsoid", "partition_factor": 3, "block_depth": 2}),
+    "blocks": ("tiled", {"method": "ellipsoid", "partition_factor": 3, "block_depth": 2, "composition": "overlap"}),
+    "diagonal": ("tiled", {"method": "ellipsoid", "partition_factor": 3, "composition": "diagonal"}),
     "dense": ("headed", {"method": "ellipsoid"}),
     "torus": ("headed", {"method": "frequency"}),
     "window": ("headed", {"method": "hybrid", "switch": "activation2"}),
