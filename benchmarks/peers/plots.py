@@ -18,7 +18,7 @@ from peers.derive import shown
 from peers.tables import SUMMARY, order
 
 FAMILIES = (
-    ("products and LipLT", MUTED, "o", ("Frobenius product", "SVD product", "LipLT", "lipray, product")),
+    ("products and LipLT", MUTED, "o", ("SVD product", "LipLT", "lipray, product")),
     ("ECLipsE-Fast", SERIES[1], "^", ("ECLipsE-Fast", "lipray, closed form")),
     ("ECLipsE", SERIES[1], "s", ("ECLipsE",)),
     ("LipSDP by Clarabel", SERIES[3], "P", ("LipSDP, Clarabel",)),

@@ -77,7 +77,7 @@ def faster(rows: Rows, neurons: Mapping[str, int]) -> Target:
             row = own.get(name)
             if row is None or row.get("left_out"):
                 continue
-            finished = row.get("bound") is not None
+            finished = row.get("ended") == "optimal"
             value = lipsdp_of(own) or min((item["bound"] for item in ours(own).values()), default=None)
             near = [item for item in ours(own).values() if value and item["bound"] <= NEAR * value]
             if not near:
@@ -88,7 +88,7 @@ def faster(rows: Rows, neurons: Mapping[str, int]) -> Target:
             ratios.append(ratio)
             if ratio < TIMES:
                 least = "" if finished else "at least "
-                end = "" if finished else f", which {row.get('ended')}"
+                end = "" if finished else f", which ended {row.get('ended')}"
                 misses.append(
                     f"{network}: {least}{ratio:.1f} times {name}{end} ({quick:.2f} s against {row['seconds']:.1f} s)"
                 )
