@@ -13,10 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.sparse.linalg import ArpackError, eigsh
 
 from lipray.certify import lbfgs
 from lipray.certify.lbfgs import Point, smoothed
 from lipray.verify.elimination import Blocks, Factor, eliminate
+
+FULL_EIGENVALUES = 1200
+"""Order up to which all eigenvalues of a matrix to be weighed are looked at."""
+LARGEST = 96
+"""How many are of a larger one."""
+LANCZOS_TOLERANCE = 1e-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +79,28 @@ def _measure(blocks: Blocks, theta: torch.Tensor, widths: list[int], power: floa
 
 def weigh(gram: torch.Tensor, power: float) -> tuple[float, float, torch.Tensor] | None:
     """The logarithm of (tr P^p)^(1/p), λmax(P), and D with D Dᵀ the derivative of the former in P."""
-    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = _spectrum(gram)
     top = float(values[-1])
     if not math.isfinite(top) or top <= 0.0:
         return None
     value, top, weights = smoothed(values, power)
     kept = weights > 1e-12 * float(weights.max())
     return value, top, vectors[:, kept] * weights[kept].sqrt()
+
+
+def _spectrum(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eigenvalues, ascending, and eigenvectors; of a large matrix only the largest, which are all that has weight."""
+    if len(gram) > FULL_EIGENVALUES and bool(torch.isfinite(gram).all()):
+        start = np.random.default_rng(0).standard_normal(len(gram))
+        try:
+            values, vectors = eigsh(gram.numpy(), k=LARGEST, which="LA", v0=start, tol=LANCZOS_TOLERANCE)
+        except ArpackError:
+            pass  # all of them, then
+        else:
+            order = np.argsort(values)
+            return torch.from_numpy(values[order].copy()), torch.from_numpy(vectors[:, order].copy())
+    values_all, vectors_all = torch.linalg.eigh(gram)
+    return values_all, vectors_all
 
 
 def solve_back(blocks: Blocks, factor: Factor, directions: torch.Tensor) -> dict[int, torch.Tensor]:

@@ -35,6 +35,16 @@ class StepBundle:
     multipliers: tuple[np.ndarray, ...]
     directions: np.ndarray | None = None
 
+    @property
+    def proof(self) -> bool:
+        """Neither a step's metric nor its gradient proves anything."""
+        return False
+
+    @property
+    def share(self) -> int:
+        """How many of the problem's independent pieces it is."""
+        return 1
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:

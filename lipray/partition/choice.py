@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from lipray.errors import PlanError, UsageError
 from lipray.model.network import Network
 from lipray.partition.cost import INTERIOR_POINT_ORDER, estimate_cost
-from lipray.partition.plan import TorusWork
+from lipray.partition.plan import TileWork, TorusWork
 from lipray.partition.subproblem import TORUS_METHODS, Settings
 from lipray.partition.switch import STAY, choose_switch, find_switch
 from lipray.partition.torus_cost import ROUNDS, TorusCost, torus_cost
@@ -33,6 +33,7 @@ class Choice:
     settings: Settings
     reason: str
     torus: TorusWork | None = None
+    together: TileWork | None = None
 
     @property
     def memory(self) -> int:

@@ -7,6 +7,7 @@ factor of a few; no bound depends on them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lipray.model.network import (
@@ -19,8 +20,9 @@ from lipray.model.network import (
     Network,
     Node,
 )
-from lipray.partition.subproblem import Settings
-from lipray.verify.tiles import cut_tiles, distinct_tiles, tile_windows
+from lipray.partition.plan import TileWork
+from lipray.partition.subproblem import METRIC, Settings
+from lipray.verify.tiles import Window, cut_tiles, distinct_tiles, tile_windows
 
 DOUBLE = 8
 """Bytes of a float64."""
@@ -47,10 +49,16 @@ ELIMINATION_WORK = 3
 
 METRIC_STEPS = 80
 """Steps that the multipliers of a block's tiles take together, most of the time (measured)."""
+STEP_PASSES = 2
+"""Eliminations of a tile per step: for its metric, and for its gradient (once where one process does both)."""
 METRIC_MATRICES = 6
 """Matrices of the order of a block's input kept while the sum of its tiles' metrics is looked at."""
 EIGEN_WORK = 9
 """Operations of a full eigenvalue decomposition, in units of the cubed order."""
+FULL_EIGENVALUES = 1200
+"""Order of the sum of metrics up to which all its eigenvalues are looked at."""
+LANCZOS_WORK = 1
+"""The same for the largest eigenvalues of a large matrix, and the factorisation that proves them."""
 
 SDP_SCALE = 5.5e-9
 SDP_EXPONENT = 4.8
@@ -101,8 +109,8 @@ def estimate_cost(network: Network, method: str, settings: Settings) -> Cost:
     counted as the relu's of its separable tournament. Interior-point methods cost the cubed order per
     iteration; the closed form and first-order steps cost one elimination each.
     """
-    if method == "metric":
-        return _metric(network, settings)
+    if method == METRIC:
+        return tiles_together(network, tile_windows(network.output_shape, settings.tiles), settings)[0]
     sizes = _elimination(network)
     order = sizes.order
     if method == "product":
@@ -123,24 +131,43 @@ def estimate_cost(network: Network, method: str, settings: Settings) -> Cost:
     return Cost(memory_bytes=math.ceil(memory), seconds=seconds, neurons=sizes.neurons, order=order)
 
 
-def _metric(network: Network, settings: Settings) -> Cost:
-    """A block solved by its tiles together: an elimination per distinct tile and step, and the sum of the metrics."""
-    tiles = distinct_tiles(cut_tiles(network, tile_windows(network.output_shape, settings.tiles)))
+def tiles_together(network: Network, windows: Sequence[Window], settings: Settings) -> tuple[Cost, TileWork]:
+    """A block solved by its tiles together: an elimination per distinct tile and step, and the sum of the metrics.
+
+    Args:
+        network: the block.
+        windows: of its output map, one per tile.
+        settings: of the problem.
+
+    Returns:
+        What all of it takes where one process does it, and what a round takes.
+    """
+    tiles = distinct_tiles(cut_tiles(network, windows))
     parts = [_elimination(tile.network) for tile in tiles]
     size, fields = network.nodes[0].size, [tile.network.nodes[0].size for tile in tiles]
-    passes = (
-        1 if settings.iterations == 0 else 1 + (METRIC_STEPS if settings.iterations is None else settings.iterations)
-    )
     work = sum(
         ELIMINATION_WORK * (part.work + field**2 * part.neurons) for part, field in zip(parts, fields, strict=True)
     )
-    entries = max(FIRST_ORDER_COPIES * part.entries for part in parts) + 2 * sum(field**2 for field in fields)
-    memory = DOUBLE * (entries + METRIC_MATRICES * size**2)
-    seconds = OVERHEAD + passes * (work + EIGEN_WORK * float(size) ** 3) / FLOPS
+    steps = METRIC_STEPS if settings.iterations is None else settings.iterations
+    largest = max(part.entries for part in parts)
+    reduction = (EIGEN_WORK if size <= FULL_EIGENVALUES else LANCZOS_WORK) * float(size) ** 3
+    entries = FIRST_ORDER_COPIES * largest + 2 * sum(field**2 for field in fields) + METRIC_MATRICES * size**2
+    once, step = work / FLOPS, (STEP_PASSES * work + reduction) / FLOPS
+    closed = OVERHEAD + once + reduction / FLOPS
+    seconds = closed + steps * step
     if settings.time_limit is not None:
         seconds = min(seconds, OVERHEAD + settings.time_limit)
     neurons = sum(part.neurons * len(tile.tiles) for part, tile in zip(parts, tiles, strict=True))
-    return Cost(math.ceil(memory), seconds, neurons, max(part.order for part in parts))
+    cost = Cost(DOUBLE * entries, seconds, neurons, max(part.order for part in parts))
+    each = DOUBLE * (FIRST_ORDER_COPIES * largest + 2 * max(fields) ** 2)
+    return cost, TileWork(
+        groups=len(tiles),
+        group_memory=each,
+        pass_seconds=once,
+        round_seconds=step,
+        closed_form_seconds=closed,
+        tiles=len(windows),
+    )
 
 
 def fits(network: Network, method: str, settings: Settings) -> bool:

@@ -29,24 +29,39 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class TorusWork:
-    """A block that is carried on tori: where, and what a round over all frequencies takes (estimates).
+class RoundWork:
+    """A block whose problem is solved in rounds that workers can share, and what one takes (estimates).
 
-    ``sides`` of every torus, finest first. ``switch`` names the node after which the torus is left for the
-    dense window, ``None`` where it is kept to the end of the maps. ``groups`` of frequencies are the independent
-    pieces; ``group_memory`` (bytes) is what one of them takes, ``tail_memory`` what the dense part does. In seconds
-    on one core: ``pass_seconds`` over all groups once, ``round_seconds`` for a step of the optimiser, and
-    ``closed_form_seconds`` for the bound without it.
+    ``groups`` are its independent pieces (groups of frequencies, distinct tiles), ``group_memory`` (bytes) is what one
+    of them takes. In seconds on one core: ``pass_seconds`` over all groups once, ``round_seconds`` for a step of the
+    optimiser, and ``closed_form_seconds`` for the bound without it.
+    """
+
+    groups: int
+    group_memory: int
+    pass_seconds: float
+    round_seconds: float
+    closed_form_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TorusWork(RoundWork):
+    """A block that is carried on tori: ``sides`` of every torus, finest first.
+
+    ``switch`` names the node after which the torus is left for the dense window, ``None`` where it is kept to the end
+    of the maps; ``tail_memory`` (bytes) is what the dense part takes.
     """
 
     sides: tuple[Sides, ...]
     switch: str | None
-    groups: int
-    group_memory: int
     tail_memory: int
-    pass_seconds: float
-    round_seconds: float
-    closed_form_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TileWork(RoundWork):
+    """A block that is solved by its tiles' metrics together: how many ``tiles``, of which ``groups`` are distinct."""
+
+    tiles: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +69,9 @@ class Block:
     """Consecutive layers between two cuts: the sub-network, its tiles, and how they are solved.
 
     One tile: the block is solved whole. No tile: the block neither fits the memory allowed nor can be
-    tiled, and is left to the product bound. ``reason`` says why ``method`` is the block's. ``weighted``: the tiles'
-    networks are those of their weighted inputs (``lipray.verify.weights``), composed by diagonal metrics.
+    tiled, and is left to the product bound. ``reason`` says why ``method`` is the block's. ``together``: it is one
+    sub-problem, solved by its tiles' metrics. ``weighted``: the tiles' networks are those of their weighted inputs
+    (``lipray.verify.weights``), composed by diagonal metrics.
     """
 
     label: str
@@ -67,7 +83,13 @@ class Block:
     settings: Settings
     reason: str = ""
     torus: TorusWork | None = None
+    together: TileWork | None = None
     weighted: bool = False
+
+    @property
+    def rounds(self) -> RoundWork | None:
+        """What its rounds take, if it is solved in rounds."""
+        return self.torus or self.together
 
     @property
     def distinct(self) -> tuple[Tile, ...]:

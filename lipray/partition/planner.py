@@ -8,10 +8,10 @@ from dataclasses import replace
 from lipray.errors import PlanError, UsageError
 from lipray.model.network import AdaptiveAvgPool, AvgPool, Concat, Conv, Dense, MaxPool, Network, Sum
 from lipray.partition.choice import AUTO, Choice, choose, switch_in
-from lipray.partition.cost import estimate_cost, fits
+from lipray.partition.cost import estimate_cost, fits, tiles_together
 from lipray.partition.depth import activation_ends, split_depth
 from lipray.partition.plan import Block, Plan, Tile
-from lipray.partition.subproblem import METHODS, TORUS_METHODS, Settings
+from lipray.partition.subproblem import METHODS, METRIC, TORUS_METHODS, Settings
 from lipray.verify.cuts import sub_network
 from lipray.verify.tiles import CutTile, cut_tiles, is_tileable, tile_windows
 from lipray.verify.torus.layout import torus_cuts
@@ -115,6 +115,7 @@ def plan_network(
                 settings=choice.settings,
                 reason=choice.reason,
                 torus=choice.torus,
+                together=choice.together,
                 weighted=weights,
             )
         )
@@ -275,10 +276,11 @@ def _together(block: Network, choice: Choice, factor: int, cuts: Sequence[tuple[
     if choice.method != "ellipsoid" or factor < 2 or tuple(cut.output for _, cut in cuts) != windows:
         return None
     settings = replace(choice.settings, tiles=factor)
-    if not fits(block, "metric", settings):
+    cost, work = tiles_together(block, windows, settings)
+    if cost.memory_bytes > settings.memory:
         return None
-    kinds = len(_distinct([cut for _, cut in cuts]))
-    return replace(choice, method="metric", settings=settings, reason=f"{len(cuts)} tiles, {kinds} distinct, together")
+    reason = f"{work.tiles} tiles, {work.groups} distinct, together"
+    return replace(choice, method=METRIC, settings=settings, reason=reason, together=work)
 
 
 def _weighted(cuts: Sequence[tuple[str, CutTile]], block: Network) -> tuple[tuple[str, CutTile], ...]:

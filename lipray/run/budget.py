@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from lipray.partition.choice import default_limit
-from lipray.partition.plan import TorusWork
+from lipray.partition.plan import RoundWork
 from lipray.partition.subproblem import Settings
 
 SEARCH_SHARE = 1 / 6
@@ -63,8 +63,8 @@ class Clock:
         return share if limit is None else min(share, limit)
 
 
-def torus_limit(torus: TorusWork, settings: Settings, width: int, left: float, share: float) -> float | None:
-    """Time limit (seconds) of a problem on tori whose rounds are shared by ``width`` workers, ``None`` for no limit.
+def round_limit(work: RoundWork, settings: Settings, width: int, left: float, share: float) -> float | None:
+    """Time limit (seconds) of a problem whose rounds are shared by ``width`` workers, ``None`` for no limit.
 
     Within a budget it is the problem's ``share`` of what is ``left``; the solver keeps what its last proof takes.
     Without one, and without a number of iterations, a multiple of the closed form.
@@ -73,9 +73,9 @@ def torus_limit(torus: TorusWork, settings: Settings, width: int, left: float, s
     if math.isfinite(left):
         mine = max(share * left, LEAST)
         return mine if limit is None else min(mine, limit)
-    return default_limit(settings, torus.closed_form_seconds / width)
+    return default_limit(settings, work.closed_form_seconds / width)
 
 
-def affordable(torus: TorusWork, width: int, left: float) -> bool:
+def affordable(work: RoundWork, width: int, left: float) -> bool:
     """Whether the closed form may be expected to be done in about the time that is left."""
-    return torus.closed_form_seconds / width <= SLACK * left
+    return work.closed_form_seconds / width <= SLACK * left

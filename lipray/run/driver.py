@@ -14,12 +14,12 @@ from lipray.compose.bound import Bound
 from lipray.config import EstimateConfig
 from lipray.errors import ClusterError, LiprayError, PlanError, SolveError
 from lipray.model.network import Network
-from lipray.partition.plan import Plan, TorusWork
+from lipray.partition.plan import Plan, RoundWork
 from lipray.partition.planner import plan_network
 from lipray.partition.subproblem import Settings, Subproblem
 from lipray.partition.worklist import Worklist, worklist
 from lipray.run.bracket import Bracket
-from lipray.run.budget import BUDGET_SPENT, SPENT, Clock, affordable, torus_limit
+from lipray.run.budget import BUDGET_SPENT, SPENT, Clock, affordable, round_limit
 from lipray.run.events import Listener, PlanReady, SweepReady, ignore
 from lipray.run.executor import Done, Executor, Failure, Outcome, Task
 from lipray.run.joint import Point, Pursuit, Together
@@ -97,7 +97,7 @@ def estimate_network(
 
     Every block's product bound is computed first; from then on there is a valid upper bound, which each
     finished sub-problem can only lower. What fails is replaced by its block's product bound and listed. Large problems
-    on tori come last and one after the other, because all workers share the rounds of each. A budget
+    solved in rounds come last and one after the other, because all workers share the rounds of each. A budget
     limits the time of every part by estimate, and what its end cuts short has the best bound so far. Told to stop
     (``Stopped``), or without a cluster all of a sudden, the run ends with the bound it has then.
 
@@ -256,11 +256,11 @@ def _work(
             memory.keep(outcome)
         for pursuit in finished:
             end(pursuit)
-    coordinated = [(task, torus) for task, torus in planned.coordinated if task.key not in spared]
-    for number, (task, torus) in enumerate(coordinated):
+    coordinated = [(task, layout) for task, layout in planned.coordinated if task.key not in spared]
+    for number, (task, layout) in enumerate(coordinated):
         following = sum(item.seconds for item, _ in coordinated[number:])
         share = task.seconds / following
-        for pursuit in together.add(_coordinate(task, torus, executor, clock, share, together, memory)):
+        for pursuit in together.add(_coordinate(task, layout, executor, clock, share, together, memory)):
             end(pursuit)
 
 
@@ -282,20 +282,20 @@ def _recall(memory: Memory, together: Together, executor: Executor, end: Callabl
 
 def _coordinate(
     task: Task,
-    torus: TorusWork,
+    layout: RoundWork,
     executor: Executor,
     clock: Clock,
     share: float,
     together: Together,
     memory: Memory | None,
 ) -> Outcome:
-    """One large problem on tori within its share of what is left of the budget."""
+    """One large problem, solved in rounds, within its share of what is left of the budget."""
     assert isinstance(task.work, Subproblem)  # noqa: S101 (narrows the type)
-    width = min(executor.width(task.device), torus.groups)
+    width = min(executor.width(task.device), layout.groups)
     left = clock.left
-    if not affordable(torus, width, left):
+    if not affordable(layout, width, left):
         why = (
-            f"its closed form is expected to take {torus.closed_form_seconds / width:.0f} s, "
+            f"its closed form is expected to take {layout.closed_form_seconds / width:.0f} s, "
             f"and {left:.0f} s of the budget were left; the product bound stands in its place"
         )
         return Failure(task, BUDGET_SPENT, why, 0)
@@ -305,17 +305,17 @@ def _coordinate(
         if memory is not None:
             memory.keep_provisional(task, certificate)
 
-    limit = torus_limit(torus, task.work.settings, width, left, share)
+    limit = round_limit(layout, task.work.settings, width, left, share)
     journal = None if memory is None else memory.journal(task)
     outcome, lost = coordinate(
         task,
-        torus,
+        layout,
         executor,
         time_limit=limit,
         report=report,
         heartbeat=lambda rounds, seconds: together.beat(task, rounds, seconds, limit),
         journal=journal,
-        again=lambda certificate: prove_in_rounds(task, torus, executor, certificate),
+        again=lambda certificate: prove_in_rounds(task, layout, executor, certificate),
     )
     together.lose(task, lost)
     if memory is not None and isinstance(outcome, Done):

@@ -13,8 +13,8 @@ from lipray.run.budget import OUT_OF_TIME
 from lipray.run.lower_bound import Ascent, Witness
 
 if TYPE_CHECKING:
+    from lipray.certify.bundles import AnyBundle, AnyResult
     from lipray.certify.certificate import Certificate
-    from lipray.certify.frequency.bundle import AnyBundle, AnyResult
     from lipray.run.events import Listener
     from lipray.verify.prove import Figure, Problem
 
@@ -27,8 +27,8 @@ class Task:
     """One piece of work: an idempotent, deterministic computation on values.
 
     ``key`` is unique in a run. Tasks of one ``group`` share most of their arrays. ``memory`` (bytes) and
-    ``seconds`` are estimates. The work is a sub-problem, a search for a lower bound, a bundle of frequencies,
-    or a proof to be checked.
+    ``seconds`` are estimates. The work is a sub-problem, a search for a lower bound, a bundle of a round, or a
+    proof to be checked.
     """
 
     key: str
@@ -131,7 +131,7 @@ def perform(work: Work) -> Value:
 
     if isinstance(work, Problem):
         return prove(work)
-    from lipray.certify.frequency.bundle import perform_bundle
+    from lipray.certify.bundles import perform as perform_bundle
 
     return perform_bundle(work)
 

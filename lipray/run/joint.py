@@ -16,7 +16,7 @@ import numpy as np
 from lipray.certify.certificate import Certificate
 from lipray.config import EstimateConfig
 from lipray.model.network import Network
-from lipray.partition.plan import Plan, TorusWork
+from lipray.partition.plan import Plan, RoundWork
 from lipray.partition.subproblem import Subproblem
 from lipray.partition.worklist import FALLBACK_METHOD, Worklist
 from lipray.run.bracket import Bracket
@@ -77,11 +77,11 @@ class Together:
         self._owners: dict[str, list[tuple[Pursuit, Task]]] = {}
         self._alike = len({id(pursuit.point.network) for pursuit in pursuits}) == 1
         names, several = _Names(), len(pursuits) > 1 or any(pursuit.point.name for pursuit in pursuits)
-        layouts: dict[str, tuple[Task, TorusWork]] = {}
+        layouts: dict[str, tuple[Task, RoundWork]] = {}
         queues: list[list[Task]] = []
         for pursuit in pursuits:
             pursuit.open.update(task.key for task in pursuit.planned.everything)
-            layout = {task.key: torus for task, torus in pursuit.planned.coordinated}
+            layout = {task.key: work for task, work in pursuit.planned.coordinated}
             queue = []
             for own in pursuit.planned.everything:
                 task = names.common(own, pursuit.point) if several else own

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from lipray.certify.certificate import Certificate
 from lipray.errors import StoreError, VerificationError
-from lipray.partition.plan import TorusWork
+from lipray.partition.plan import RoundWork
 from lipray.partition.subproblem import Subproblem
 from lipray.partition.worklist import Worklist
 from lipray.run.executor import Done, Executor, Failure, Task, explain
@@ -142,7 +142,7 @@ def prove_again(
     """
     from lipray.verify.prove import Figure, Problem
 
-    layouts = {task.key: torus for task, torus in planned.coordinated}
+    layouts = {task.key: layout for task, layout in planned.coordinated}
     checks: list[Task] = []
     for task in planned.everything:
         value = found.get(task.key)
@@ -176,7 +176,7 @@ def prove_again(
         yield task, replace(known, bound=proven.bound, gram=proven.gram)
 
 
-def prove_in_rounds(task: Task, torus: TorusWork, executor: Executor, value: Certificate) -> Certificate:
+def prove_in_rounds(task: Task, layout: RoundWork, executor: Executor, value: Certificate) -> Certificate:
     """A coordinated problem's certificate with its bound recomputed from its multipliers.
 
     Raises:
@@ -191,7 +191,7 @@ def prove_in_rounds(task: Task, torus: TorusWork, executor: Executor, value: Cer
         raise VerificationError(task.label, "its certificate holds no multipliers")
     problem = Problem(task.label, task.work.network, value.proof, value.bound)
     check = replace(task, label=f"{task.label} (again)", work=problem)
-    figure = in_rounds(problem, check, torus, executor, task.work.settings.memory)
+    figure = in_rounds(problem, check, layout, executor, task.work.settings.memory)
     return replace(value, bound=figure.bound, gram=figure.gram)
 
 

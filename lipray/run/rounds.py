@@ -1,4 +1,7 @@
-"""A problem on tori, coordinated: the optimiser runs here, and every round's bundles of frequencies on the workers."""
+"""A problem in rounds, coordinated: the optimiser runs here, and every round's bundles on the workers.
+
+Bundles are of groups of frequencies on tori, or of one tile each of a block whose tiles are solved together.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ import numpy as np
 
 from lipray.certify.certificate import Certificate, Status
 from lipray.errors import ClusterError
-from lipray.partition.plan import TorusWork
-from lipray.partition.subproblem import Subproblem
+from lipray.partition.plan import RoundWork
+from lipray.partition.subproblem import METRIC, Subproblem
 from lipray.run.budget import OUT_OF_TIME
 from lipray.run.executor import Done, Executor, Failure, Outcome, Task, explain
 from lipray.run.store.journal import LONG, Journal
 
 if TYPE_CHECKING:
-    from lipray.certify.frequency.bundle import AnyBundle, AnyResult
+    from lipray.certify.bundles import AnyBundle, AnyResult
 
 Report = Callable[["Certificate", str], None]
 """Told of every better certificate of the problem, and of the way that gave it."""
@@ -43,7 +46,7 @@ def _ignore(rounds: int, seconds: float) -> None:
 
 def coordinate(
     task: Task,
-    torus: TorusWork,
+    layout: RoundWork,
     executor: Executor,
     *,
     time_limit: float | None,
@@ -58,7 +61,7 @@ def coordinate(
 
     Args:
         task: the problem.
-        torus: its layout.
+        layout: what its rounds take.
         executor: where bundles are performed.
         time_limit: seconds.
         report: told of every better certificate.
@@ -69,7 +72,6 @@ def coordinate(
     Raises:
         ClusterError: the place where bundles run is lost.
     """
-    from lipray.certify.frequency.solve import solve_frequency
     from lipray.certify.solve import checked
     from lipray.verify.torus.proof import LostBundleError
 
@@ -78,7 +80,7 @@ def coordinate(
     width = executor.width(problem.settings.device)
     settings = replace(problem.settings, time_limit=time_limit, workers=width)
     deadline = None if time_limit is None else time.monotonic() + (1.0 + GRACE) * time_limit + LEAST_GRACE
-    rounds = Rounds(task, torus, executor, heartbeat, deadline, journal=journal)
+    rounds = Rounds(task, layout, executor, heartbeat, deadline, journal=journal)
     best: list[Certificate] = []
 
     sure: list[tuple[object, Certificate]] = []
@@ -99,7 +101,7 @@ def coordinate(
 
     start = time.perf_counter()
     try:
-        certificate = solve_frequency(replace(problem, settings=settings), rounds.spread, improved, journal)
+        certificate = _solver(problem)(replace(problem, settings=settings), rounds.spread, improved, journal)
         if certificate is None:
             return Failure(task, Status.FALLBACK.name, Status.FALLBACK.advice), tuple(rounds.lost)
         value = checked(problem, proven(certificate))
@@ -116,7 +118,7 @@ def coordinate(
             # What a journal holds may be anybody's: without it the problem is as if it had never been begun.
             journal.clear()
             seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
-            return coordinate(task, torus, executor, time_limit=seconds, report=report, heartbeat=heartbeat)
+            return coordinate(task, layout, executor, time_limit=seconds, report=report, heartbeat=heartbeat)
         failure = Failure(task, type(fault).__name__, explain(fault))
         if not best:
             return failure, tuple(rounds.lost)
@@ -128,13 +130,24 @@ def coordinate(
     return Done(task, replace(value, seconds=rounds.core_seconds(took)), took), tuple(rounds.lost)
 
 
+def _solver(problem: Subproblem) -> Callable[..., Certificate | None]:
+    """What solves a problem in rounds: of its spread, report and journal."""
+    if problem.method == METRIC:
+        from lipray.certify.metric_solve import solve_metric
+
+        return solve_metric
+    from lipray.certify.frequency.solve import solve_frequency
+
+    return solve_frequency
+
+
 class Rounds:
     """The rounds of one problem: bundles become tasks, and their results return in order."""
 
     def __init__(
         self,
         task: Task,
-        torus: TorusWork,
+        layout: RoundWork,
         executor: Executor,
         heartbeat: Heartbeat = _ignore,
         deadline: float | None = None,
@@ -148,7 +161,7 @@ class Rounds:
         self._journal = journal
         self._memory = bundle_memory(task) if memory is None else memory
         self._deadline = deadline
-        self._task, self._torus, self._executor, self._heartbeat = task, torus, executor, heartbeat
+        self._task, self._layout, self._executor, self._heartbeat = task, layout, executor, heartbeat
         self._held = 8 * sum(array.size for array in task.work.network.weights.values())
         self._numbers = itertools.count(1)
         self._start = time.monotonic()
@@ -179,7 +192,7 @@ class Rounds:
                 self.lost.append(outcome)
         self.led = self.led or len(tasks) < len(bundles)
         self.replaying = not tasks and bool(bundles)
-        proof = any(getattr(bundle, "proof", False) for bundle in bundles)
+        proof = any(bundle.proof for bundle in bundles)
         self.recalled = self.recalled or (proof and len(tasks) < len(bundles))
         if self._journal is not None and tasks and None not in results:
             self._journal.keep_round(bundles, results)  # type: ignore[arg-type]  # none is missing
@@ -192,11 +205,17 @@ class Rounds:
         return self._worked + max(0.0, took - self._waited)
 
     def _bundle_task(self, number: int, index: int, bundle: AnyBundle) -> Task:
-        torus, groups = self._torus, len(bundle.groups)
+        layout, groups = self._layout, bundle.share
         label = f"{self._task.label} round {number}/{index + 1}"
+        # Tiles differ in their networks, of which workers keep what they derive.
+        group = (
+            f"{self._task.group} tile {index + 1}"
+            if bundle.network is not self._task.work.network
+            else self._task.group
+        )
         # The solver cuts bundles to the memory allowed, by an estimate of its own.
-        memory = self._held + min(groups * torus.group_memory, max(self._memory, torus.group_memory))
-        return Task(label, label, self._task.group, bundle, memory, torus.pass_seconds * groups / torus.groups)
+        memory = self._held + min(groups * layout.group_memory, max(self._memory, layout.group_memory))
+        return Task(label, label, group, bundle, memory, layout.pass_seconds * groups / layout.groups)
 
 
 def _missing(known: Sequence[object]) -> list[int]:

@@ -1,6 +1,7 @@
 """The tasks of a plan: product bounds, sub-problems that one task solves, searches for a lower bound, and the rest.
 
-A problem on tori whose rounds are long is no task: it is coordinated, round by round, see ``lipray.run.rounds``.
+A problem whose rounds are long (on tori, or of tiles together) is no task: it is coordinated, round by round, see
+``lipray.run.rounds``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from lipray.errors import UsageError
 from lipray.model.network import Network, Shape
 from lipray.partition.choice import default_limit
 from lipray.partition.cost import estimate_cost
-from lipray.partition.plan import Block, Plan, TorusWork
+from lipray.partition.plan import Block, Plan, RoundWork
 from lipray.partition.subproblem import Subproblem
 from lipray.partition.worklist import FALLBACK_METHOD, Worklist
 from lipray.run.budget import Clock
@@ -26,15 +27,18 @@ from lipray.run.lower_bound import Ascent, ascent_seconds, plan_ascents, task_wi
 LOWER_GROUP = "lower bound"
 
 LONG_ROUND = 0.5
-"""Seconds of one pass over all frequencies from which on the workers share a problem's rounds."""
+"""Seconds of one pass over all frequencies or tiles from which on the workers share a problem's rounds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """``tasks`` in the order to start them, then ``coordinated`` problems, one after the other, with their layout."""
+    """``tasks`` in the order to start them, then ``coordinated`` problems, one after the other.
+
+    Of these it says what their rounds take.
+    """
 
     tasks: tuple[Task, ...]
-    coordinated: tuple[tuple[Task, TorusWork], ...]
+    coordinated: tuple[tuple[Task, RoundWork], ...]
 
     @property
     def everything(self) -> tuple[Task, ...]:
@@ -73,8 +77,8 @@ def schedule(
     blocks = {key: block for block, key in reversed(list(zip(plan.blocks, work.products, strict=True)))}
     tiles = {work.tiles[tile.key]: (block, tile) for block in reversed(plan.blocks) for tile in reversed(block.tiles)}
     products: list[Task] = []
-    solves: list[tuple[Task, TorusWork | None]] = []
-    coordinated: list[tuple[Task, TorusWork]] = []
+    solves: list[tuple[Task, RoundWork | None]] = []
+    coordinated: list[tuple[Task, RoundWork]] = []
     for key, problem in work.by_key.items():
         if key in blocks:
             cost = estimate_cost(problem.network, FALLBACK_METHOD, problem.settings)
@@ -83,10 +87,10 @@ def schedule(
             continue
         block, tile = tiles[key]
         task = Task(key, problem.label, block.label, problem, tile.memory, tile.seconds)
-        if block.torus is not None and _shared(block):
-            coordinated.append((task, block.torus))
+        if block.rounds is not None and _shared(block):
+            coordinated.append((task, block.rounds))
         else:
-            solves.append((task, block.torus))
+            solves.append((task, block.rounds))
     crowd = crowd or Crowd(len(solves))
     rest = [*_limited(solves, clock, width, crowd.solves), *_ascents(network, config, clock, width, crowd.searches)]
     rest.sort(key=lambda task: (-task.seconds, task.label))
@@ -125,20 +129,20 @@ def read_data(path: Path, shape: Shape) -> np.ndarray:
 
 def _shared(block: Block) -> bool:
     """Whether the workers share the rounds of a block's problem."""
-    return block.torus is not None and block.torus.pass_seconds >= LONG_ROUND
+    return block.rounds is not None and block.rounds.pass_seconds >= LONG_ROUND
 
 
-def _limited(solves: Sequence[tuple[Task, TorusWork | None]], clock: Clock, width: int, count: int) -> list[Task]:
+def _limited(solves: Sequence[tuple[Task, RoundWork | None]], clock: Clock, width: int, count: int) -> list[Task]:
     """The sub-problems with the time limit that the budget leaves them, or on tori without a budget the rule's."""
     limited = []
-    for task, torus in solves:
+    for task, work in solves:
         problem = task.work
         assert isinstance(problem, Subproblem)  # noqa: S101 (solves are sub-problems)
         limit = problem.settings.time_limit
         if clock.budget is not None:
             limit = clock.solve_limit(count, width, limit)
-        elif torus is not None:
-            limit = default_limit(problem.settings, torus.closed_form_seconds)
+        elif work is not None:
+            limit = default_limit(problem.settings, work.closed_form_seconds)
         if limit == problem.settings.time_limit:
             limited.append(task)
             continue

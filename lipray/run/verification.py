@@ -16,14 +16,15 @@ import numpy as np
 
 from lipray.errors import CertificateError, ClusterError, VerificationError
 from lipray.model.network import Network
-from lipray.partition.cost import estimate_cost
-from lipray.partition.plan import TorusWork
+from lipray.partition.cost import estimate_cost, tiles_together
+from lipray.partition.plan import RoundWork, TorusWork
 from lipray.partition.subproblem import Settings
 from lipray.partition.torus_cost import torus_cost
 from lipray.run.executor import Done, Executor, Failure, Task
 from lipray.run.record.records import BlockVerdict, ProblemVerdict, VerdictRecord
 from lipray.run.rounds import Rounds
 from lipray.run.tasks import LONG_ROUND
+from lipray.verify.cover import covering_tiles
 from lipray.verify.torus.layout import lay_out
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 Notify = Callable[[int, int, str], None]
 """Told how many sub-problems are done, of how many, and the one that came last."""
 
-METHODS = {"product": "product", "dense": "ellipsoid", "torus": "frequency", "metric": "metric"}
+METHODS = {"product": "product", "dense": "ellipsoid"}
 """Whose cost estimate holds for a kind of proof."""
 
 
@@ -41,7 +42,7 @@ METHODS = {"product": "product", "dense": "ellipsoid", "torus": "frequency", "me
 class _Cost:
     memory: int
     seconds: float
-    torus: TorusWork | None = None
+    rounds: RoundWork | None = None
 
 
 def fetch(place: str) -> tuple[CertificateRecord, dict[str, np.ndarray]]:
@@ -151,12 +152,12 @@ def verify_certificate(
 def _spread(problems: Sequence[Problem], executor: Executor, memory: int, notify: Notify) -> list[float]:
     bounds: dict[int, float] = {}
     tasks: list[Task] = []
-    long: list[tuple[int, Task, TorusWork]] = []
+    long: list[tuple[int, Task, RoundWork]] = []
     for number, problem in enumerate(problems):
         cost = _cost(problem, memory)
         task = Task(str(number), problem.label, _group(problem), problem, cost.memory, cost.seconds)
-        if cost.torus is not None and cost.torus.pass_seconds >= LONG_ROUND:
-            long.append((number, task, cost.torus))
+        if cost.rounds is not None and cost.rounds.pass_seconds >= LONG_ROUND:
+            long.append((number, task, cost.rounds))
         else:
             tasks.append(task)
     executor.check([*tasks, *(task for _, task, _ in long)])
@@ -169,13 +170,13 @@ def _spread(problems: Sequence[Problem], executor: Executor, memory: int, notify
         if isinstance(outcome, Failure):
             raise _fault(outcome)
         take(int(outcome.task.key), _figure(outcome))
-    for number, task, torus in long:
-        take(number, in_rounds(problems[number], task, torus, executor, memory))
+    for number, task, work in long:
+        take(number, in_rounds(problems[number], task, work, executor, memory))
     return [bounds[number] for number in range(len(problems))]
 
 
-def in_rounds(problem: Problem, task: Task, torus: TorusWork, executor: Executor, memory: int) -> Figure:
-    """A large proof on tori: its bundles of frequencies are the executor's tasks.
+def in_rounds(problem: Problem, task: Task, layout: RoundWork, executor: Executor, memory: int) -> Figure:
+    """A large proof on tori, or of tiles together: its bundles are the executor's tasks.
 
     Raises:
         VerificationError: it does not hold.
@@ -184,7 +185,7 @@ def in_rounds(problem: Problem, task: Task, torus: TorusWork, executor: Executor
     from lipray.verify.prove import prove
     from lipray.verify.torus.proof import LostBundleError, Means
 
-    rounds = Rounds(task, torus, executor, memory=memory)
+    rounds = Rounds(task, layout, executor, memory=memory)
     try:
         return prove(problem, Means(rounds.spread, memory, executor.width("cpu")))
     except LostBundleError:
@@ -194,10 +195,18 @@ def in_rounds(problem: Problem, task: Task, torus: TorusWork, executor: Executor
 
 
 def _cost(problem: Problem, memory: int) -> _Cost:
-    if problem.proof.kind != "torus":
+    from lipray.errors import PlanError
+
+    if problem.proof.kind in METHODS:
         cost = estimate_cost(problem.network, METHODS[problem.proof.kind], Settings(iterations=0))
         return _Cost(cost.memory_bytes, cost.seconds)
-    from lipray.errors import PlanError
+    if problem.proof.kind == "metric":
+        try:
+            covering_tiles(problem.label, problem.network, problem.proof.windows)
+        except VerificationError:
+            return _Cost(0, 0.0)  # the proof will say what is wrong
+        cost, tiles = tiles_together(problem.network, problem.proof.windows, Settings(iterations=0))
+        return _Cost(cost.memory_bytes, cost.seconds, tiles)
 
     try:
         torus = lay_out(problem.network, problem.proof.cut)

@@ -15,7 +15,7 @@ from lipray.verify.identity import ById
 from lipray.verify.sector import lower
 from lipray.verify.transpose import transpose
 
-REMEMBERED = 8
+REMEMBERED = 16
 """Tiles whose sector form a process keeps."""
 
 
@@ -25,6 +25,16 @@ class TileBundle:
 
     network: Network
     multipliers: tuple[np.ndarray, ...]
+
+    @property
+    def proof(self) -> bool:
+        """What comes of it counts as proven."""
+        return True
+
+    @property
+    def share(self) -> int:
+        """How many of the problem's independent pieces it is."""
+        return 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import pytest
 
 from lipray.partition.plan import TorusWork
 from lipray.partition.subproblem import Settings
-from lipray.run.budget import Clock, affordable, torus_limit
+from lipray.run.budget import Clock, affordable, round_limit
 from lipray.run.lower_bound import ascent_seconds, multiply_adds, plan_ascents
 from tests.maps import resnet18
 
@@ -47,16 +47,16 @@ def test_sub_problems_share_two_thirds_in_waves():
 
 def test_problems_on_tori_share_what_is_left():
     settings = Settings()
-    assert torus_limit(WORK, settings, 2, 100.0, 1.0) == 100.0
-    assert torus_limit(WORK, settings, 2, 100.0, 0.5) == 50.0
-    assert torus_limit(WORK, Settings(time_limit=20.0), 2, 100.0, 1.0) == 20.0
-    assert torus_limit(WORK, settings, 1, 0.0, 1.0) > 0.0
+    assert round_limit(WORK, settings, 2, 100.0, 1.0) == 100.0
+    assert round_limit(WORK, settings, 2, 100.0, 0.5) == 50.0
+    assert round_limit(WORK, Settings(time_limit=20.0), 2, 100.0, 1.0) == 20.0
+    assert round_limit(WORK, settings, 1, 0.0, 1.0) > 0.0
 
 
 def test_without_a_budget_a_rule_or_the_iterations_limit_it():
-    assert torus_limit(WORK, Settings(), 1, math.inf, 1.0) == pytest.approx(120.0)
-    assert torus_limit(WORK, Settings(iterations=0), 1, math.inf, 1.0) is None
-    assert torus_limit(WORK, Settings(time_limit=3.0), 1, math.inf, 1.0) == 3.0
+    assert round_limit(WORK, Settings(), 1, math.inf, 1.0) == pytest.approx(120.0)
+    assert round_limit(WORK, Settings(iterations=0), 1, math.inf, 1.0) is None
+    assert round_limit(WORK, Settings(time_limit=3.0), 1, math.inf, 1.0) == 3.0
 
 
 def test_what_is_far_too_long_is_not_begun():

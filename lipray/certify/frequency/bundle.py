@@ -51,6 +51,16 @@ class GradientBundle:
     keep: bool = True
     device: str = "cpu"
 
+    @property
+    def proof(self) -> bool:
+        """A gradient proves nothing."""
+        return False
+
+    @property
+    def share(self) -> int:
+        """How many of the problem's independent pieces it is."""
+        return len(self.groups)
+
 
 @dataclass(frozen=True, slots=True)
 class GradientResult:

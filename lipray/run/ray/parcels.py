@@ -15,7 +15,7 @@ SMALL = 0.1
 """Seconds below which a task is too short to travel alone: a trip costs about a millisecond."""
 BATCH_SECONDS = 0.3
 BATCH_LENGTH = 64
-KNOWN_NETWORKS = 2
+KNOWN_NETWORKS = 16
 """Networks a worker keeps put together."""
 
 

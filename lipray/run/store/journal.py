@@ -1,6 +1,6 @@
-"""What a problem on tori has come to, round by round, so that another process goes on where one was ended.
+"""What a problem in rounds has come to, round by round, so that another process goes on where one was ended.
 
-A bundle of frequencies is a value, and so is its result: results are kept under the SHA-256 of their bundle, and a
+A bundle is a value, and so is its result: results are kept under the SHA-256 of their bundle, and a
 later process that comes to the same bundle takes the result instead of doing the work. The state of a descent is kept
 before its iterations, and with it the results that led there are dropped, so that a journal stays small.
 
@@ -16,15 +16,17 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lipray.errors import StoreError
 from lipray.run.store.files import Backend, reason
+from lipray.verify.identity import ById
 
 if TYPE_CHECKING:
-    from lipray.certify.frequency.bundle import AnyBundle, AnyResult
+    from lipray.certify.bundles import AnyBundle, AnyResult
 
 BASE = "base"
 THRIFT = 10.0
@@ -136,13 +138,23 @@ class Journal:
 
 
 def bundle_key(bundle: AnyBundle) -> str:
-    """SHA-256 over what a bundle's result depends on, the problem's network aside."""
+    """SHA-256 over what a bundle's result depends on; of networks, a problem's own aside, by their tiles' content."""
+    from lipray.certify.tile_step import StepBundle
+    from lipray.verify.tile_bundle import TileBundle
+
     digest = hashlib.sha256(type(bundle).__name__.encode())
+    if isinstance(bundle, StepBundle | TileBundle):
+        digest.update(_content(ById(bundle.network)).encode())
     for field in fields(bundle):
         if field.name != "network":
             digest.update(f"\n{field.name} ".encode())
             _digest(digest, getattr(bundle, field.name))
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _content(key: ById) -> str:
+    return key.network.content_hash()
 
 
 def pack(head: Mapping[str, Any], arrays: Sequence[np.ndarray]) -> bytes:
@@ -236,9 +248,12 @@ def _packed(results: Sequence[AnyResult]) -> tuple[dict[str, Any], list[np.ndarr
 
 def _unpacked(head: Mapping[str, Any], arrays: Sequence[np.ndarray]) -> list[AnyResult] | None:
     from lipray.certify.frequency.bundle import GradientResult
+    from lipray.certify.tile_step import StepResult
+    from lipray.verify.tile_bundle import TileResult
     from lipray.verify.torus.bundle import BundleResult
 
-    types = {"BundleResult": BundleResult, "GradientResult": GradientResult}
+    kinds: tuple[Callable[..., AnyResult], ...] = (BundleResult, GradientResult, StepResult, TileResult)
+    types = {kind.__name__: kind for kind in kinds}
     results: list[AnyResult] = []
     try:
         for item in head["results"]:

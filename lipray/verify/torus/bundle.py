@@ -39,6 +39,11 @@ class Bundle:
     proof: bool = True
     device: str = "cpu"
 
+    @property
+    def share(self) -> int:
+        """How many of the problem's independent pieces it is."""
+        return len(self.groups)
+
 
 @dataclass(frozen=True, slots=True)
 class BundleResult:
