@@ -61,6 +61,6 @@ def shown(rows: Mapping[str, Row]) -> dict[str, Row]:
             safe = valid(row)
             values["gap"] = None if lower is None or safe is None else safe / lower
         if row.get("kind") == PUBLISHED:
-            values["seconds"] = values["peak"] = None
+            values["seconds"] = values["cpu"] = values["peak"] = None
         found[name] = values
     return found

@@ -61,17 +61,17 @@ def measure(
     start = time.monotonic()
     process.start()
     send.close()
-    peak, why = 0, ""
+    peak, cpu, why = 0, 0.0, ""
     try:
         while not receive.poll(LOOK):
-            peak = max(peak, _resident(process.pid))
+            peak, cpu = max(peak, _resident(process.pid)), max(cpu, _used(process.pid))
             if peak > memory:
                 why = f"out of memory ({memory / 2**30:.0f} GiB)"
             elif time.monotonic() - start > GRACE * limit + SETTLE:
                 why = f"out of time ({limit:.0f} s)"
             if why:
                 seconds = round(time.monotonic() - start, 3)
-                return {"bound": None, "ended": why, "seconds": seconds, "peak": peak, "limit": limit}
+                return {"bound": None, "ended": why, "seconds": seconds, "cpu": cpu, "peak": peak, "limit": limit}
         try:
             row: Row = receive.recv()
         except EOFError:
@@ -96,17 +96,17 @@ def _work(send: Connection, work: Callable[..., Callable[[], Answer]], given: tu
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no row outlives the run
     torch.set_num_threads(int(os.environ[next(iter(THREAD_VARIABLES))]))
     _quiet()
-    before, start = peak_memory(), time.perf_counter()
+    before, start, used = peak_memory(), time.perf_counter(), time.process_time()
     try:
         prepared = work(*given)
-        before, start = peak_memory(), time.perf_counter()
+        before, start, used = peak_memory(), time.perf_counter(), time.process_time()
         answer = asdict(prepared())
     except NotHereError as fault:
         answer = {"bound": None, "ended": str(fault), "left_out": True}
     except Exception as fault:  # noqa: BLE001 - a peer's fault is a row, not the end of the run
         answer = {"bound": None, "ended": f"{type(fault).__name__}: " + " ".join(str(fault).split())[:120]}
-    seconds = round(time.perf_counter() - start, 6)
-    send.send({**answer, "seconds": seconds, "peak": peak_memory(), "before": before})
+    seconds, cpu = round(time.perf_counter() - start, 6), round(time.process_time() - used, 6)
+    send.send({**answer, "seconds": seconds, "cpu": cpu, "peak": peak_memory(), "before": before})
     send.close()
 
 
@@ -123,3 +123,12 @@ def _resident(pid: int | None) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
+def _used(pid: int | None) -> float:
+    """CPU seconds of a process so far, its imports left out because they were another's."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

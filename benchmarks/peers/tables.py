@@ -23,6 +23,7 @@ COLUMNS = (
     Column("÷ LipSDP", "of_lipsdp", lambda value: f"{value:.5g}"),
     Column("gap", "gap", lambda value: f"{value:.4g}"),
     Column("s", "seconds", harness.seconds),
+    Column("CPU, s", "cpu", harness.seconds),
     Column("MiB", "peak", harness.mebibytes),
     Column("ended", "ended"),
 )
