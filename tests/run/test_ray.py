@@ -196,6 +196,21 @@ TORI = EstimateConfig(method="frequency", iterations=2, lower_starts=0, workers=
 
 
 @pytest.mark.usefixtures("coordinated")
+def test_tiles_are_solved_together_in_rounds_of_the_workers(executor, monkeypatch):
+    rounds, run = [], executor.run
+    monkeypatch.setattr(executor, "run", lambda tasks, **more: rounds.append(len(tasks)) or run(tasks, **more))
+    config = EstimateConfig(method="ellipsoid", partition_factor=3, iterations=3, lower_starts=0, workers=2)
+    outcome = estimate_network(convolutions(), config, executor)
+    here = estimate_network(convolutions(), config, SerialExecutor(threads=1))
+    (block, *_) = outcome.bound.blocks
+    assert block.source == "metric"
+    assert outcome.bound.upper == here.bound.upper
+    assert block.upper < block.alternatives["product"]
+    assert not outcome.failures
+    assert len([count for count in rounds if count == 9]) > 6
+
+
+@pytest.mark.usefixtures("coordinated")
 def test_rounds_are_shared_by_the_workers_and_the_arrays_travel_once(executor, monkeypatch):
     import ray
 

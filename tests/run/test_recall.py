@@ -115,7 +115,7 @@ def stored_bounds(folder):
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("case", ["ellipsoid", "frequency"])
+@pytest.mark.parametrize("case", ["ellipsoid", "frequency", "metric"])
 def test_a_forged_bound_does_not_count(tmp_path, case):
     """Multipliers a thousand times as large, and a bound as small as one likes, with every hash in order."""
     store = open_store(str(tmp_path))
