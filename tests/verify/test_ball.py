@@ -26,7 +26,7 @@ quick = settings(max_examples=80, deadline=None, derandomize=True)
 ROUNDING = {
     "dense, closed form": 1e-9,
     "dense, random multipliers": 1e-7,
-    "torus, closed form": 1e-8,
+    "torus, closed form": 3e-8,
     "torus, random multipliers": 1e-5,
     "tail, closed form": 1e-8,
     "tail, random multipliers": 1e-5,
