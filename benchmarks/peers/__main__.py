@@ -26,7 +26,7 @@ from peers.pages import ABOUT, write
 from peers.process import context, measure
 from peers.work import prepare
 
-LIMIT, SHORT_LIMIT = 30.0, 5.0
+LIMIT, SHORT_LIMIT = 30.0, 3.0
 MEMORY = 10 * 2**30
 
 

@@ -28,10 +28,11 @@ class Kept:
     def keep(self, network: str, method: str, version: str, values: Row) -> Row:
         """Add a row and write all of them."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        row = {"network": network, "method": method, "version": version, **values, "date": now}
+        here = environment()
+        row = {"network": network, "method": method, "version": version, **values, "date": now, "code": here["code"]}
         self.rows = {**self._read(), key_of(network, method, version): row}
         scratch = self.path.with_suffix(".part")
-        record = {"benchmark": "peers", "written": now, "environment": environment(), "rows": self.rows}
+        record = {"benchmark": "peers", "written": now, "environment": here, "rows": self.rows}
         scratch.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         scratch.replace(self.path)
         return row

@@ -116,7 +116,7 @@ def _cases() -> tuple[Case, ...]:
 
 
 CASES = {case.name: case for case in _cases()}
-SHORT = ("tiny_d9a07800", "lipsdp_random", "fnn3_s0", "cnn2_s0", "chain_C3_CH8", "digits_small", "fc_L5_W20", "width_4")
+SHORT = ("tiny_d9a07800", "lipsdp_random", "fnn3_s0", "fc_L5_W20", "digits_small", "width_1", "chain_C3_CH8")
 """Networks of the short run."""
 
 
