@@ -20,11 +20,11 @@ from peers import networks, published
 from peers.answer import PUBLISHED
 from peers.derive import KNOWN
 from peers.kept import Kept, latest
-from peers.methods import METHODS, version
+from peers.methods import version
 from peers.networks import CASES, Case
 from peers.pages import ABOUT, write
 from peers.process import context, measure
-from peers.work import prepare
+from peers.work import prepare, ways_of
 
 LIMIT, SHORT_LIMIT = 30.0, 3.0
 MEMORY = 10 * 2**30
@@ -97,10 +97,8 @@ def fill(kept: Kept, options: argparse.Namespace, limit: float) -> None:
     for case in asked_for(options):
         quote(kept, case)
         about = described(kept, case)
-        for method in METHODS.values():
+        for method in ways_of(case, maps=bool(about["maps"])):
             if options.methods and not any(text in method.name for text in options.methods):
-                continue
-            if (method.slow and case.sibling) or (method.maps and not about["maps"]):
                 continue
             stamp, allowed = version(method), limit * method.patience
             if not options.fresh and kept.find(case.name, method.name, stamp, allowed) is not None:

@@ -10,6 +10,7 @@ from harness import ROOT, Row, environment
 from peers.networks import CASES
 from peers.tables import network_table, summary, target_table
 from peers.targets import targets, unproven
+from peers.work import ways_of
 
 DOCUMENT = ROOT / "docs" / "peers.md"
 ABOUT = "network"
@@ -33,8 +34,11 @@ def write(rows: Rows, folder: Path, *, documents: bool) -> None:
     (folder / "peers.md").write_text("\n".join(page) + "\n", encoding="utf-8")
     print(f"peers: {folder / 'peers.md'}", flush=True)
     if documents and known:
-        fill(DOCUMENT, {"asked": asked(known), "tables": [*tables(known), "", *circumstances(known)]})
-        plots(known)
+        drawn = [f"![Bound against time, {name}](img/{name}.svg)" for name in plots(known)]
+        pictures = [line for picture in drawn for line in (picture, "")][:-1]
+        fill(
+            DOCUMENT, {"asked": asked(known), "plots": pictures, "tables": [*tables(known), "", *circumstances(known)]}
+        )
 
 
 def asked(rows: Rows) -> list[str]:
@@ -57,6 +61,12 @@ def tables(rows: Rows) -> list[str]:
             about = rows[name].get(ABOUT, {})
             size = f": {about['neurons']:,} neurons in {about['layers']} layers" if about else ""
             lines += [f"### {name}", "", f"{CASES[name].about}{size}.", "", *network_table(_ways(rows[name])), ""]
+            wanted = ways_of(CASES[name], maps=bool(about.get("maps")))
+            later = [method.name for method in wanted if method.name not in rows[name]]
+            lines += [f"Not measured yet: {'; '.join(later)}.", ""] if later else []
+    without = [name for name in CASES if name not in rows]
+    if without:
+        lines += [f"Networks not measured yet: {', '.join(without)}.", ""]
     return lines[:-1]
 
 
@@ -65,13 +75,14 @@ def groups(rows: Rows) -> list[str]:
     return list(dict.fromkeys(CASES[name].group for name in rows))
 
 
-def plots(rows: Rows) -> None:
-    """The plots of docs/img."""
+def plots(rows: Rows) -> list[str]:
+    """Draw the plots of docs/img; their names."""
     from peers.plots import save
 
     named = {group.replace(" ", "-"): [name for name in rows if CASES[name].group == group] for group in groups(rows)}
-    for name in save({name: _ways(own) for name, own in rows.items()}, named, ROOT / "docs" / "img"):
-        print(f"docs/img/{name}.svg", flush=True)
+    written = save({name: _ways(own) for name, own in rows.items()}, named, ROOT / "docs" / "img")
+    print("\n".join(f"docs/img/{name}.svg" for name in written), flush=True)
+    return written
 
 
 def readme(rows: Rows) -> list[str]:

@@ -142,19 +142,18 @@ def bracketed(rows: Rows) -> Target:
             bound = valid(row)
             if row.get("other_network"):
                 reasons["a published figure of another network"] += 1
-            elif bound is None or not attained:
-                reasons[f"{name}: {_why(row, attained)}"] += 1
+            elif bound is None:
+                reasons[f"{name}: {row.get('ended') or 'no bound'}"] += 1
+            elif not attained:
+                reasons[f"{network}: no pair of points attains more than rounding"] += 1
             elif bound < attained * (1.0 - 1e-9):
                 low.append(f"{network}, {name}: {bound:.7g} is below what is attained, {attained:.7g}")
-    misses = [*low, *(f"{reason} ({count} rows)" for reason, count in reasons.most_common())]
+    misses = [
+        *low,
+        *(f"{reason} ({count} {'row' if count == 1 else 'rows'})" for reason, count in reasons.most_common()),
+    ]
     seen = f"{total - sum(reasons.values()) - len(low)} of {total} rows" if total else ""
     return Target("a valid bound with its gap factor in every row", seen, tuple(misses))
-
-
-def _why(row: Row, attained: float | None) -> str:
-    if row.get("bound") is None:
-        return str(row.get("ended", "no bound"))
-    return "nothing attained" if not attained else "no bound"
 
 
 def unproven(rows: Rows) -> list[str]:

@@ -227,9 +227,10 @@ def test_targets_that_are_met():
             "net: at least 30.0 times LipSDP, SCS, which ended out of time (60 s)",
         ),
         (2, "lipray, auto", row(1.0, 51.0), "no bound that is both smaller and sooner"),
-        (3, "LipSDP, SCS", row(None, ended="out of time (60 s)"), "LipSDP, SCS: out of time (60 s) (1 rows)"),
+        (3, "LipSDP, SCS", row(None, ended="out of time (60 s)"), "LipSDP, SCS: out of time (60 s) (1 row)"),
+        (3, "attained", row(0.0), "net: no pair of points attains more than rounding (3 rows)"),
         (3, "lipray, ellipsoid", row(0.8), "0.8 is below what is attained, 0.9"),
-        (3, "GLipSDP, published", row(2.0, other_network=True), "a published figure of another network (1 rows)"),
+        (3, "GLipSDP, published", row(2.0, other_network=True), "a published figure of another network (1 row)"),
     ],
 )
 def test_targets_tell_their_misses(place, way, changed, said):
