@@ -63,7 +63,12 @@ def networks() -> dict[str, Network]:
 def estimate(network: Network, factor: int, depth: int | None) -> RunOutcome:
     """One estimate with the partition asked for."""
     config = EstimateConfig(
-        partition_factor=factor, block_depth=depth, time_limit=LIMIT, lower_starts=0, executor="serial"
+        partition_factor=factor,
+        block_depth=depth,
+        composition="overlap",
+        time_limit=LIMIT,
+        lower_starts=0,
+        executor="serial",
     )
     return estimate_network(network, config, SerialExecutor())
 

@@ -372,10 +372,10 @@ def soundness() -> None:
 
 
 SERVED = {
-    "overhead 100 ms": "overhead over the bare solver, tasks of about 100 ms",
-    "overhead 500 ms": "the same, tasks of about 500 ms",
-    "workers 100 ms": "two workers against one, tasks of about 100 ms",
-    "workers 500 ms": "the same, tasks of about 500 ms",
+    "overhead 100 ms": "one worker, tasks of about 100 ms",
+    "overhead 500 ms": "one worker, tasks of about 500 ms",
+    "workers 100 ms": "two workers, tasks of about 100 ms",
+    "workers 500 ms": "two workers, tasks of about 500 ms",
     "many": "a chain of 50,000 blocks",
     "again": "the same once more, from the store",
     "resume": "`lipray resume` of a finished run",
@@ -388,6 +388,7 @@ SERVICE = (
     Column("s", "seconds", harness.seconds),
     Column("each, ms", "each", lambda value: f"{value * 1e3:.2f}"),
     Column("overhead", "overhead", harness.relative),
+    Column("workers at work", "busy", harness.ratio),
     Column("efficiency", "efficiency", harness.ratio),
     Column("the driver's memory grows", "growth", harness.ratio),
     Column("solved again", "solved", harness.count),

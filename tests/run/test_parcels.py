@@ -5,7 +5,7 @@ import numpy as np
 from lipray.model.network import Dense, Input, Network, Node
 from lipray.partition.subproblem import Settings, Subproblem
 from lipray.run.executor import Task
-from lipray.run.ray.parcels import BATCH_LENGTH, KNOWN_NETWORKS, batches, pack, share, unpack
+from lipray.run.ray.parcels import BATCH_LENGTH, HEAVY, KNOWN_NETWORKS, batches, carriers, pack, share, unpack
 from lipray.verify.torus.bundle import Bundle, perform
 from tests.maps import Maps
 
@@ -46,6 +46,34 @@ def test_short_tasks_travel_together_and_long_ones_alone():
     assert max(map(len, made)) == BATCH_LENGTH
     few = batches([task(f"s{i}", net, 0.001) for i in range(6)], cpus=3)
     assert len(few) == 6
+
+
+def test_light_groups_travel_together_and_heavy_ones_apart():
+    light = [task(f"l{i}", network({f"w{i}": np.full((8, 8), i)}, [f"w{i}"]), 0.001, f"block{i}") for i in range(1000)]
+    heavy = [task("h", network({"h": np.zeros((100, 100))}, "h"), 0.001, "heavy")]
+    long = [task("long", network({"x": np.zeros((2, 2))}, "x"), 2.0, "long")]
+    tasks = [*light[:500], *heavy, *long, *light[500:]]
+    carried = carriers(tasks)
+    assert (carried["heavy"], carried["long"]) == ("heavy", "long")
+    together = {carried[item.group] for item in light}
+    assert len(together) < 20
+    made = batches(tasks, 2, carried)
+    assert sorted(item.key for batch in made for item in batch) == sorted(item.key for item in tasks)
+    assert len(made) < 100
+    for carrier in together:
+        members = [item for item in light if carried[item.group] == carrier]
+        shared = share(members)
+        assert sum(array.nbytes for array in shared.values()) <= HEAVY
+        for item in members:
+            assert unpack(pack(item, shared), shared).work.network.content_hash() == item.work.network.content_hash()
+
+
+def test_light_groups_with_arrays_of_one_name_keep_their_own():
+    tasks = [task(f"t{i}", network({"w": np.full((2, 2), float(i))}, "w"), 0.001, f"block{i}") for i in range(3)]
+    assert set(carriers(tasks).values()) == {"block0"}
+    shared = share(tasks)
+    for item in tasks:
+        assert unpack(pack(item, shared), shared).work.network.content_hash() == item.work.network.content_hash()
 
 
 def test_a_network_with_a_token_is_put_together_once():

@@ -26,7 +26,7 @@ from lipray.partition.subproblem import Subproblem
 from lipray.run.events import Listener, TaskRetried
 from lipray.run.executor import Done, Failure, Outcome, Task, late
 from lipray.run.ray.nodes import alive, head_answers, largest_memory
-from lipray.run.ray.parcels import batches, pack, share
+from lipray.run.ray.parcels import batches, carriers, pack, share
 from lipray.run.ray.worker import Reply, Started, solve_parcels
 from lipray.run.stop import whole
 
@@ -101,7 +101,10 @@ class Flight:
         self._cpus, self._largest = _cpus(), largest_memory()
         self._means, kept = means, means.kept
         at_once = max(1, self._cpus // means.threads)
-        self._waiting = deque(Trip(batch, max(task.memory for task in batch)) for batch in batches(tasks, at_once))
+        # Arrays that are kept for further flights stay with their own group.
+        self._carriers = carriers(tasks) if kept is None else {task.group: task.group for task in tasks}
+        made = batches(tasks, at_once, self._carriers)
+        self._waiting = deque(Trip(batch, max(task.memory for task in batch)) for batch in made)
         self._pending: dict[Any, Trip] = {}
         self._done: set[str] = set()
         self._paces: list[float] = []
@@ -109,11 +112,11 @@ class Flight:
         self._stalled = self._looked = self._answered = time.monotonic()
         groups: dict[str, list[Task]] = {}
         for task in tasks:
-            groups.setdefault(task.group, []).append(task)
+            groups.setdefault(self._carriers[task.group], []).append(task)
         self._refs: dict[str, ray.ObjectRef] = {}
         self._tokens: dict[str, str] = {}
         self._shared: dict[str, dict[str, np.ndarray]] = {}
-        self._left = Counter(task.group for task in tasks)
+        self._left = Counter(self._carriers[task.group] for task in tasks)
         for group, members in groups.items():
             network = members[0].work.network
             if kept is None or any(task.work.network is not network for task in members):
@@ -178,11 +181,12 @@ class Flight:
             if task.key in self._done:
                 continue
             self._done.add(task.key)
-            self._left[task.group] -= 1
-            if not self._left[task.group]:
+            carrier = self._carriers[task.group]
+            self._left[carrier] -= 1
+            if not self._left[carrier]:
                 # Its arrays are not needed in the object store any more.
-                self._refs.pop(task.group, None)
-                self._shared.pop(task.group, None)
+                self._refs.pop(carrier, None)
+                self._shared.pop(carrier, None)
             yield outcome
 
     def _give_up(self) -> list[Outcome]:
@@ -199,7 +203,7 @@ class Flight:
             self._pending[self._submit(trip)] = trip
 
     def _submit(self, trip: Trip) -> Any:
-        group = trip.tasks[0].group
+        group = self._carriers[trip.tasks[0].group]
         if group not in self._refs:
             self._refs[group] = ray.put(self._shared[group])
         label = trip.tasks[0].label

@@ -11,10 +11,14 @@ import numpy as np
 from lipray.model.network import Network, array_keys
 from lipray.run.executor import Task
 
-SMALL = 0.1
-"""Seconds below which a task is too short to travel alone: a trip costs about a millisecond."""
-BATCH_SECONDS = 0.3
+SMALL = 0.5
+"""Seconds below which a task is too short to travel alone: a trip costs some ten milliseconds (measured)."""
+BATCH_SECONDS = 1.0
 BATCH_LENGTH = 64
+LIGHT = 2**16
+"""Bytes of arrays up to which a group of short tasks travels with others."""
+HEAVY = 2**20
+"""Bytes of arrays that such groups have between them at most."""
 KNOWN_NETWORKS = 16
 """Networks a worker keeps put together."""
 
@@ -71,19 +75,49 @@ def share(tasks: Sequence[Task]) -> dict[str, np.ndarray]:
     return shared
 
 
-def batches(tasks: Sequence[Task], cpus: int) -> list[tuple[Task, ...]]:
-    """Tasks as they travel: long ones alone, short ones of a group together, but not so few that CPUs stand idle."""
-    short = Counter(task.group for task in tasks if task.seconds < SMALL)
+def carriers(tasks: Sequence[Task]) -> dict[str, str]:
+    """What every group's arrays travel with: themselves, or of light groups one after the other all together.
+
+    A network of many small blocks is many groups, each hardly worth a trip.
+    """
+    members: dict[str, list[Task]] = {}
+    for task in tasks:
+        members.setdefault(task.group, []).append(task)
+    found: dict[str, str] = {}
+    carrier, weight, count = "", 0, 0
+    for group, own in members.items():
+        size = sum(array.nbytes for array in share(own).values())
+        if size > LIGHT or sum(task.seconds for task in own) >= BATCH_SECONDS:
+            found[group] = group
+            continue
+        if not carrier or weight + size > HEAVY or count + len(own) > 2 * BATCH_LENGTH:
+            carrier, weight, count = group, 0, 0
+        found[group] = carrier
+        weight, count = weight + size, count + len(own)
+    return found
+
+
+def batches(tasks: Sequence[Task], cpus: int, carried: Mapping[str, str] | None = None) -> list[tuple[Task, ...]]:
+    """Tasks as they travel: long ones alone, short ones together, but not so few that CPUs stand idle.
+
+    Args:
+        tasks: all of them.
+        cpus: how many tasks run at one time.
+        carried: what every group's arrays travel with; by default themselves.
+    """
+    place = {task.group: task.group for task in tasks} if carried is None else carried
+    short = Counter(place[task.group] for task in tasks if task.seconds < SMALL)
     made: list[list[Task]] = []
     open_batch: dict[str, list[Task]] = {}
     for task in tasks:
-        limit = min(BATCH_LENGTH, -(-short[task.group] // (2 * cpus)))
-        batch = open_batch.get(task.group)
+        carrier = place[task.group]
+        limit = min(BATCH_LENGTH, -(-short[carrier] // (2 * cpus)))
+        batch = open_batch.get(carrier)
         if task.seconds >= SMALL:
             made.append([task])
         elif batch is None or len(batch) >= limit or sum(item.seconds for item in batch) >= BATCH_SECONDS:
-            open_batch[task.group] = [task]
-            made.append(open_batch[task.group])
+            open_batch[carrier] = [task]
+            made.append(open_batch[carrier])
         else:
             batch.append(task)
     return [tuple(batch) for batch in made]
