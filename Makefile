@@ -41,7 +41,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 # Interrupted, it goes on where it stopped. Single benchmarks: see the head of benchmarks/*.py.
-BENCHMARKS := tightness speed partition frequency sizes depth peak rounds verification service sweep
+BENCHMARKS := tightness speed partition compositions frequency sizes depth peak rounds verification service sweep
 bench: $(VENV)/.installed-bench
 	@failed=; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || failed=1; done; \
 	$(MAKE) --no-print-directory bench-report && test -z "$$failed"

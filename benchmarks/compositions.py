@@ -29,8 +29,8 @@ BLOCKS = {
 }
 """Factory, input shape, and tiles per axis."""
 WAYS = ("sum", "overlap", "diagonal", "metric")
-LIMIT = 30.0
-"""Seconds that a tile may take; tiles together have four times as many."""
+LIMIT = 12.0
+"""Seconds that a tile may take; tiles together have eight times as many."""
 
 COLUMNS = (
     Column("block", "block"),
@@ -46,7 +46,7 @@ COLUMNS = (
 NOTES = f"""\
 `bound`: of the tiles, composed in this way, without the product's help. `of the product`: of the layers' exact norms.
 `of the whole block's`: of the bound by the method frequency, which cuts nothing. Method ellipsoid,
-at most {LIMIT:.0f} s per tile, and four times that for tiles together. cnn1: trained, 28×28×1, two 5×5; cnn2: as
+at most {LIMIT:.0f} s per tile, and eight times that for tiles together. cnn1: trained, 28×28×1, two 5×5; cnn2: as
 initialised, 32×32×3, five 3×3; resnet stage: two basic blocks at 16×16; vgg block: two 3×3 at 16×16 and a max-pool,
 both of {WIDTH} channels.
 """
@@ -61,7 +61,7 @@ def block(name: str) -> Network:
 
 def bounded(name: str, **options: object) -> RunOutcome:
     """An estimate in this process, with one thread."""
-    limit = 4 * LIMIT if options.get("composition") == "metric" else LIMIT
+    limit = 8 * LIMIT if options.get("composition") == "metric" else LIMIT
     config = EstimateConfig(executor="serial", lower_starts=0, time_limit=limit, **options)  # type: ignore[arg-type]
     return estimate_network(block(name), config, SerialExecutor(threads=1))
 

@@ -8,6 +8,7 @@ Reads ``benchmarks/results``; what was not measured is left as it is, and said.
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -213,6 +214,42 @@ def partition() -> None:
     axes.set_ylabel("composed bound ÷ product")
     axes.legend(frameon=False, fontsize=9)
     _save(figure, "partition.svg")
+
+
+WAYS = {"sum": "C3", "overlap": "C1", "diagonal": "C2", "metric": "C0"}
+"""Compositions and their colours, loosest first."""
+
+
+def compositions() -> None:
+    """The plot of what each composition gives away, a panel per block, and the table."""
+    found = results("compositions")
+    blocks = list(dict.fromkeys(row["block"] for row in found.values()))
+    if not blocks:
+        return
+    figure, grid = plt.subplots(1, len(blocks), figsize=(2.4 * len(blocks), 3.2), sharey=True, squeeze=False)
+    panels = list(grid[0])
+    for axes, block in zip(panels, blocks, strict=True):
+        rows = [row for row in found.values() if row["block"] == block]
+        factors = sorted({row["factor"] for row in rows})
+        for way, colour in WAYS.items():
+            of_way = {row["factor"]: row["of_product"] for row in rows if row["composition"] == way}
+            heights = [of_way.get(factor, math.nan) for factor in factors]
+            axes.plot(range(len(factors)), heights, marker="o", color=colour, label=way)
+        axes.axhline(1.0, color="0.6", linewidth=1, linestyle="--", label="product of layer norms")
+        axes.axhline(rows[0]["whole"] / rows[0]["product"], color="0.2", linewidth=1, linestyle=":", label="not cut")
+        axes.set_xticks(range(len(factors)), [f"{p}×{p}" for p in factors])
+        axes.set_xlim(-0.5, len(factors) - 0.5)
+        axes.set_yscale("log")
+        heights = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
+        low, high = axes.get_ylim()
+        axes.set_yticks(heights, [f"{height:g}" for height in heights])
+        axes.minorticks_off()
+        axes.set_ylim(low, high)
+        axes.set_title(block, fontsize=10)
+        axes.set_xlabel("tiles")
+    panels[0].set_ylabel("bound ÷ product")
+    panels[-1].legend(frameon=False, fontsize=7)
+    _save(figure, "compositions.svg")
 
 
 def frequency() -> None:
@@ -451,6 +488,7 @@ def main() -> int:
         tightness,
         speed,
         partition,
+        compositions,
         frequency,
         sizes,
         scaling,

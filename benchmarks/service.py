@@ -33,7 +33,7 @@ from lipray.run.start import start_executor
 from lipray.run.store.solved import open_store
 
 OVERHEAD, FLAT, EFFICIENT = 0.05, 1.2, 0.9
-"""Overhead per sub-problem that is allowed, growth of the driver's memory, and the share of time that workers are at work."""
+"""Overhead per sub-problem that is allowed, growth of the driver's memory, and the share of time that workers work."""
 
 SIZES = {"100 ms": (32, 2), "500 ms": (40, 12)}
 """Neurons of a layer, of which there are four, and iterations, for sub-problems of about so long."""
@@ -70,7 +70,8 @@ through planner, driver, window, workers and store, twice as many sub-problems; 
 resident memory at the end over that at a tenth of the way. `again`: the same estimate another time, all from the
 store, and proven again. `resume`: the command, of a run that is finished.
 
-pass: overhead at most {OVERHEAD:.0%}; growth at most {FLAT}; workers at work at least {EFFICIENT} of the time; nothing solved again.
+pass: overhead at most {OVERHEAD:.0%}; growth at most {FLAT}; workers at work at least {EFFICIENT} of the time;
+nothing solved again.
 """
 
 

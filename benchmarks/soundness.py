@@ -61,6 +61,8 @@ CODE = (*harness.MEASURED, "verify")
 """Parts of lipray that a line depends on."""
 LINES = 1
 """To be raised when this script puts something else into a line."""
+WAYS = {"metric": 0.4, "diagonal": 0.3, "overlap": 0.2, "sum": 0.1}
+"""Compositions, and how often they are drawn."""
 METHODS = {"auto": 0.24, "ellipsoid": 0.24, "frequency": 0.13, "hybrid": 0.15, "product": 0.18, "sdp": 0.06}
 SDP_NEURONS = 24
 """Most neurons of a network that is given to the semidefinite solver."""
@@ -118,7 +120,7 @@ def draw_options(draw: np.random.Generator, network: Network) -> Row:
     options: Row = {"method": method, "iterations": iterations}
     if draw.random() < (0.1 if method in {"frequency", "hybrid"} else 0.5):
         options["partition_factor"] = int(draw.integers(1, 5))
-    options["composition"] = "overlap" if draw.random() < 0.6 else "sum"
+    options["composition"] = str(draw.choice(list(WAYS), p=list(WAYS.values())))
     options["block_depth"] = (None, None, None, 1, 2, 3)[draw.integers(6)]
     options["tolerance"] = 1e-6 if draw.random() < 0.8 else 1e-3
     if draw.random() < 0.1:
