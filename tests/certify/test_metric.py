@@ -14,12 +14,13 @@ from lipray.certify.solve import solve
 from lipray.certify.tile_step import in_place
 from lipray.errors import VerificationError
 from lipray.partition.subproblem import Settings, Subproblem
-from lipray.verify.composition import overlap_bound
+from lipray.verify.composition import diagonal_bound, overlap_bound
 from lipray.verify.metric import places
 from lipray.verify.prove import Problem, Proof, prove
 from lipray.verify.tile_bundle import mirrored
 from lipray.verify.tiles import cut_tiles, distinct_tiles, tile_block, tile_windows
 from lipray.verify.torus.proof import LostBundleError, Means
+from lipray.verify.weights import tile_weights, weighted_tiles
 from tests.maps import Maps
 from tests.slopes import worst_slopes
 from tests.verify.test_composition import convolution, matrix
@@ -81,7 +82,15 @@ def test_between_the_whole_block_and_the_tiles_alone(seed, padding, factor):
     assert whole * (1.0 - 1e-5) <= found.bound
     tiles = tile_block(network, factor)
     apart = [solve(Subproblem("tile", tile, "ellipsoid", Settings())).bound for _, _, tile in tiles]
-    assert found.bound < 0.95 * overlap_bound(apart, [field for _, field, _ in tiles])
+    fields = [field for _, field, _ in tiles]
+    overlap = overlap_bound(apart, fields)
+    assert found.bound < 0.95 * overlap
+    cut = cut_tiles(network, tile_windows(network.output_shape, factor))
+    weights = tile_weights([tile.output for tile in cut], fields, network.input_shape)
+    heavy = weighted_tiles(cut, network.input_shape)
+    each = [solve(Subproblem("tile", tile.network, "ellipsoid", Settings())).bound for tile in heavy]
+    diagonal = diagonal_bound(each, fields, weights, network.input_shape)
+    assert found.bound < diagonal < overlap
     assert worst_slopes(network, seed, starts=2, sweeps=6) <= found.bound
 
 
