@@ -134,7 +134,7 @@ def replace(marker: str, lines: list[str]) -> None:
 def estimate() -> None:
     """What ``make estimate`` prints, by running its command."""
     words = [sys.executable, "-m", "lipray", "estimate", "examples/digits_cnn.py:digits_cnn"]
-    words += ["--weights", "examples/digits_cnn.safetensors", "--input-shape", "1,8,8", "--quiet"]
+    words += ["--weights", "examples/digits_cnn.safetensors", "--input-shape", "1,8,8", "--quiet", "--no-store"]
     environment = {**os.environ, "COLUMNS": "118"}
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
     lines = [line.rstrip() for line in done.stdout.splitlines() if line.strip()]
@@ -240,13 +240,14 @@ def compositions() -> None:
         axes.set_xticks(range(len(factors)), [f"{p}×{p}" for p in factors])
         axes.set_xlim(-0.5, len(factors) - 0.5)
         axes.set_yscale("log")
-        heights = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
-        low, high = axes.get_ylim()
-        axes.set_yticks(heights, [f"{height:g}" for height in heights])
-        axes.minorticks_off()
-        axes.set_ylim(low, high)
         axes.set_title(block, fontsize=10)
         axes.set_xlabel("tiles")
+    heights = [row["of_product"] for row in found.values()] + [row["whole"] / row["product"] for row in found.values()]
+    ticks = [tick for tick in (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10) if min(heights) < tick < max(heights)]
+    for axes in panels:
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_ylim(min(heights) / 1.1, max(heights) * 1.1)
     panels[0].set_ylabel("bound ÷ product")
     panels[-1].legend(frameon=False, fontsize=7)
     _save(figure, "compositions.svg")
