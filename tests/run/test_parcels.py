@@ -2,10 +2,12 @@
 
 import numpy as np
 
+from lipray.certify.certificate import Certificate, Status
 from lipray.model.network import Dense, Input, Network, Node
 from lipray.partition.subproblem import Settings, Subproblem
 from lipray.run.executor import Task
-from lipray.run.ray.parcels import BATCH_LENGTH, HEAVY, KNOWN_NETWORKS, batches, carriers, pack, share, unpack
+from lipray.run.ray.parcels import BATCH_LENGTH, HEAVY, KNOWN_NETWORKS, batches, carriers, owned, pack, share, unpack
+from lipray.verify.prove import Proof
 from lipray.verify.torus.bundle import Bundle, perform
 from tests.maps import Maps
 
@@ -66,6 +68,18 @@ def test_light_groups_travel_together_and_heavy_ones_apart():
         assert sum(array.nbytes for array in shared.values()) <= HEAVY
         for item in members:
             assert unpack(pack(item, shared), shared).work.network.content_hash() == item.work.network.content_hash()
+
+
+def test_what_has_come_pins_no_message():
+    whole = np.arange(1000.0)
+    proof = Proof("dense", (whole[:3], whole[5:7]), (("a", 3), ("b", 2)))
+    sent = Certificate("k", "ellipsoid", 2.0, Status.CONVERGED, proof, whole[:4].reshape(2, 2))
+    kept = owned(sent)
+    assert all(array.flags.owndata and array.base is None for array in (*kept.proof.multipliers, kept.gram))
+    assert [array.tolist() for array in kept.proof.multipliers] == [[0.0, 1.0, 2.0], [5.0, 6.0]]
+    assert kept.gram.tolist() == [[0.0, 1.0], [2.0, 3.0]]
+    assert (kept.key, kept.bound, kept.proof.layers) == (sent.key, sent.bound, proof.layers)
+    assert owned(kept) is kept or owned(kept).bound == kept.bound
 
 
 def test_light_groups_with_arrays_of_one_name_keep_their_own():

@@ -26,7 +26,7 @@ from lipray.partition.subproblem import Subproblem
 from lipray.run.events import Listener, TaskRetried
 from lipray.run.executor import Done, Failure, Outcome, Task, late
 from lipray.run.ray.nodes import alive, head_answers, largest_memory
-from lipray.run.ray.parcels import batches, carriers, pack, share
+from lipray.run.ray.parcels import batches, carriers, owned, pack, share
 from lipray.run.ray.worker import Reply, Started, solve_parcels
 from lipray.run.stop import whole
 
@@ -255,7 +255,7 @@ class Flight:
             if reply.value is None:
                 outcomes.append(Failure(task, reply.kind, reply.why, trip.tries + 1))
             else:
-                outcomes.append(Done(task, reply.value, reply.seconds, reply.began, trip.where))
+                outcomes.append(Done(task, owned(reply.value), reply.seconds, reply.began, trip.where))
                 self._paces.append(reply.seconds / max(task.seconds, 1e-3))
         trip.tasks, trip.since = tuple(tasks.values()), time.monotonic()
         if not trip.tasks:
