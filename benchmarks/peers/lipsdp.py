@@ -13,7 +13,8 @@ import numpy as np
 
 from lipray.certify.closed_form import closed_form
 from lipray.certify.ellipsoid import certify_blend
-from lipray.certify.inequality import Inequality, assemble, reduced_order
+from lipray.certify.inequality import assemble, reduced_order
+from lipray.certify.sdp import pose
 from lipray.model.network import Network
 from lipray.verify.elimination import evaluate, prepare
 from lipray.verify.sector import lower
@@ -82,20 +83,3 @@ def lipsdp(way: str, network: Network, seconds: float) -> Answer:
     proven = certify_blend(blocks, np.split(answer, np.cumsum(blocks.widths)[:-1]), base)
     bound = float(np.sqrt(float(rho.value) * value)) * blocks.factor
     return Answer(bound, VALUE, None if proven is None else proven.bound, str(task.status))
-
-
-def pose(inequality: Inequality, start: np.ndarray, value: float) -> tuple[object, object, object]:
-    """The scaled problem, with its variables λ and ρ."""
-    import cvxpy as cp
-
-    d, n, m = inequality.inputs, inequality.B.shape[1], inequality.order
-    root = 1.0 / np.sqrt(start)
-    columns = np.concatenate([np.ones(d), root])
-    B = inequality.B[0].numpy() * columns / root[:, None]
-    C = inequality.C[0].numpy() * columns / np.sqrt(value)
-    select = np.zeros((m, n))
-    select[d:] = np.eye(n)
-    lam, rho = cp.Variable(n, nonneg=True), cp.Variable()
-    half = cp.multiply(select - B.T, cp.reshape(lam, (1, n), order="C")) @ select.T
-    inputs = np.diag(np.concatenate([np.ones(d), np.zeros(n)]))
-    return cp.Problem(cp.Minimize(rho), [half + half.T + rho * inputs - C.T @ C >> 0]), lam, rho

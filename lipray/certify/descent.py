@@ -17,12 +17,11 @@ from scipy.sparse.linalg import ArpackError, eigsh
 
 from lipray.certify import lbfgs
 from lipray.certify.lbfgs import Point, smoothed
+from lipray.partition.cost import FULL_EIGENVALUES
 from lipray.verify.elimination import Blocks, Factor, eliminate
 
-FULL_EIGENVALUES = 1200
-"""Order up to which all eigenvalues of a matrix to be weighed are looked at."""
 LARGEST = 96
-"""How many are of a larger one."""
+"""How many eigenvalues of a matrix of order above ``FULL_EIGENVALUES`` are looked at."""
 LANCZOS_TOLERANCE = 1e-8
 
 
@@ -99,8 +98,8 @@ def _spectrum(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         else:
             order = np.argsort(values)
             return torch.from_numpy(values[order].copy()), torch.from_numpy(vectors[:, order].copy())
-    values_all, vectors_all = torch.linalg.eigh(gram)
-    return values_all, vectors_all
+    spectrum = torch.linalg.eigh(gram)
+    return spectrum.eigenvalues, spectrum.eigenvectors
 
 
 def solve_back(blocks: Blocks, factor: Factor, directions: torch.Tensor) -> dict[int, torch.Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from lipray.partition.subproblem import Settings, Subproblem
 from lipray.verify.elimination import evaluate, prepare
 from lipray.verify.prove import Proof
 from lipray.verify.sector import lower
+
+if TYPE_CHECKING:
+    import cvxpy as cp
 
 
 def solve_sdp(problem: Subproblem) -> Certificate | None:
@@ -53,10 +57,11 @@ def solve_sdp(problem: Subproblem) -> Certificate | None:
     return Certificate(problem.key(), "sdp", best.bound, status, proof, best.gram, figures, iterations, seconds)
 
 
-def _solve(
-    inequality: Inequality, start: np.ndarray, value: float, settings: Settings
-) -> tuple[np.ndarray | None, float, Status, int]:
-    """Multipliers at ρ = 1 (``None`` if unusable), the solver's sqrt(ρ), status, iterations."""
+def pose(inequality: Inequality, start: np.ndarray, value: float) -> tuple[cp.Problem, cp.Variable, cp.Variable]:
+    """The inequality as a program, scaled by multipliers ``start`` and their λmax(P) ``value``; λ and ρ, its variables.
+
+    It minimises ρ. At its optimum start · λ / ρ are multipliers, and ρ · value is their λmax(P).
+    """
     import cvxpy as cp
 
     d, n, m = inequality.inputs, inequality.B.shape[1], inequality.order
@@ -71,6 +76,16 @@ def _solve(
     lam, rho = cp.Variable(n, nonneg=True), cp.Variable()
     half = cp.multiply(V, cp.reshape(lam, (1, n), order="C")) @ select.T
     task = cp.Problem(cp.Minimize(rho), [half + half.T + rho * E - C.T @ C >> 0])
+    return task, lam, rho
+
+
+def _solve(
+    inequality: Inequality, start: np.ndarray, value: float, settings: Settings
+) -> tuple[np.ndarray | None, float, Status, int]:
+    """Multipliers at ρ = 1 (``None`` if unusable), the solver's sqrt(ρ), status, iterations."""
+    import cvxpy as cp
+
+    task, lam, rho = pose(inequality, start, value)
     options: dict[str, object] = {"max_threads": 1}
     if settings.iterations is not None:
         options["max_iter"] = settings.iterations

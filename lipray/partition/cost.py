@@ -56,7 +56,7 @@ METRIC_MATRICES = 6
 EIGEN_WORK = 9
 """Operations of a full eigenvalue decomposition, in units of the cubed order."""
 FULL_EIGENVALUES = 1200
-"""Order of the sum of metrics up to which all its eigenvalues are looked at."""
+"""Order up to which all eigenvalues of a matrix to be minimised, such as a sum of metrics, are looked at."""
 LANCZOS_WORK = 1
 """The same for the largest eigenvalues of a large matrix, and the factorisation that proves them."""
 

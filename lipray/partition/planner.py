@@ -13,9 +13,9 @@ from lipray.partition.depth import activation_ends, split_depth
 from lipray.partition.plan import Block, Plan, Tile
 from lipray.partition.subproblem import METHODS, METRIC, TORUS_METHODS, Settings
 from lipray.verify.cuts import sub_network
-from lipray.verify.tiles import CutTile, cut_tiles, is_tileable, tile_windows
+from lipray.verify.tiles import CutTile, cut_tiles, distinct_tiles, is_tileable, tile_windows
 from lipray.verify.torus.layout import torus_cuts
-from lipray.verify.weights import weighted_tiles
+from lipray.verify.weights import tile_weights, weighted_tiles
 
 AUTOMATIC_TILING_SECONDS = 1800.0
 """Estimated seconds of a block's tiles beyond which only an explicit partition factor has it tiled.
@@ -285,13 +285,15 @@ def _together(block: Network, choice: Choice, factor: int, cuts: Sequence[tuple[
 
 def _weighted(cuts: Sequence[tuple[str, CutTile]], block: Network) -> tuple[tuple[str, CutTile], ...]:
     """The same tiles as maps of their weighted inputs."""
-    tiles = weighted_tiles([cut for _, cut in cuts], block.input_shape)
+    tiles = [cut for _, cut in cuts]
+    given = tile_weights([tile.output for tile in tiles], [tile.field for tile in tiles], block.input_shape)
+    tiles = list(weighted_tiles(tiles, given))
     return tuple((label, tile) for (label, _), tile in zip(cuts, tiles, strict=True))
 
 
 def _distinct(tiles: Sequence[CutTile]) -> tuple[Network, ...]:
     """The tiles' networks, each object once: translates share one."""
-    return tuple({id(tile.network): tile.network for tile in tiles}.values())
+    return tuple(kind.network for kind in distinct_tiles(tiles))
 
 
 def _search(block: Network, method: str, settings: Settings) -> int | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from lipray.errors import LiprayError, SolveError
 from lipray.partition.subproblem import TORUS_METHODS, Subproblem
@@ -144,6 +146,25 @@ def attempt(task: Task) -> Outcome:
     except Exception as fault:  # noqa: BLE001 - whatever a solver raises, the run goes on with the fallback
         return Failure(task, type(fault).__name__, explain(fault))
     return Done(task, value, time.perf_counter() - start, began)
+
+
+def owned(value: Any) -> Any:
+    """A result whose arrays have their own memory, which can be written to.
+
+    What comes out of an object store has neither: its arrays pin the message that they came in, and are locked, which
+    torch does not know of.
+    """
+    if isinstance(value, np.ndarray):
+        return value if value.flags.owndata and value.flags.writeable else value.copy()
+    if isinstance(value, tuple):
+        own = tuple(owned(part) for part in value)
+        return own if any(new is not old for new, old in zip(own, value, strict=True)) else value
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        fresh = {name: owned(part) for name, part in parts.items()}
+        changed = {name: part for name, part in fresh.items() if part is not parts[name]}
+        return replace(value, **changed) if changed else value
+    return value
 
 
 def explain(fault: BaseException) -> str:

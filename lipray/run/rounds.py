@@ -8,17 +8,15 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from lipray.certify.certificate import Certificate, Status
 from lipray.errors import ClusterError
 from lipray.partition.plan import RoundWork
 from lipray.partition.subproblem import METRIC, Subproblem
 from lipray.run.budget import OUT_OF_TIME
-from lipray.run.executor import Done, Executor, Failure, Outcome, Task, explain
+from lipray.run.executor import Done, Executor, Failure, Outcome, Task, explain, owned
 from lipray.run.store.journal import LONG, Journal
 
 if TYPE_CHECKING:
@@ -185,7 +183,7 @@ class Rounds:
             if isinstance(outcome, Done):
                 index = places[outcome.task.key]
                 self._worked += outcome.seconds
-                results[index] = _writable(outcome.value)  # type: ignore[arg-type]  # of a bundle
+                results[index] = owned(outcome.value)
                 if self._journal is not None and outcome.seconds >= LONG:
                     self._journal.keep_one(bundles[index], results[index])  # type: ignore[arg-type]  # it is no longer missing
             elif outcome.kind != OUT_OF_TIME:
@@ -220,17 +218,6 @@ class Rounds:
 
 def _missing(known: Sequence[object]) -> list[int]:
     return [index for index, result in enumerate(known) if result is None]
-
-
-def _writable(result: AnyResult) -> AnyResult:
-    """What came out of an object store cannot be written to, which torch does not know of its arrays."""
-    values = {field.name: getattr(result, field.name) for field in fields(result)}
-    locked = {
-        name: value.copy()
-        for name, value in values.items()
-        if isinstance(value, np.ndarray) and not value.flags.writeable
-    }
-    return replace(result, **locked) if locked else result  # type: ignore[arg-type]  # arrays for arrays
 
 
 def bundle_memory(task: Task) -> int:

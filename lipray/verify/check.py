@@ -172,7 +172,7 @@ def _block(
     if part.composition == "diagonal":
         given = tile_weights([tile.output for tile in tiles], [tile.field for tile in tiles], block.input_shape)
         weights = tuple(None if tile.restricted else own for tile, own in zip(part.tiles, given, strict=True))
-        tiles = weighted_tiles(tiles, block.input_shape)
+        tiles = weighted_tiles(tiles, given)
     for tile, own in zip(part.tiles, tiles, strict=True):
         network = block if tile.restricted else own.network
         number = tile.problem

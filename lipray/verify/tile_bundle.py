@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -49,11 +48,6 @@ def perform(bundle: TileBundle) -> TileResult:
     """Do the work of one bundle."""
     proven = evaluate(mirrored(bundle.network), bundle.multipliers)
     return TileResult(feasible=False) if proven is None else TileResult(True, proven.gram)
-
-
-def in_place(bundles: Sequence[TileBundle]) -> list[TileResult | None]:
-    """Perform bundles one after the other, here."""
-    return [perform(bundle) for bundle in bundles]
 
 
 def mirrored(network: Network) -> Blocks:

@@ -65,9 +65,8 @@ def weighted(network: Network, weights: np.ndarray) -> Network:
     return Network((first, Node(f"{first.name}.weighted", division, (0,), first.shape), *rest), arrays)
 
 
-def weighted_tiles(tiles: Sequence[CutTile], shape: Sequence[int]) -> tuple[CutTile, ...]:
-    """The tiles of a block as maps of their weighted inputs; those that are alike share one ``Network`` object."""
-    given = tile_weights([tile.output for tile in tiles], [tile.field for tile in tiles], shape)
+def weighted_tiles(tiles: Sequence[CutTile], given: Sequence[np.ndarray]) -> tuple[CutTile, ...]:
+    """The tiles of a block as maps of their inputs, weighted; those that are alike share one ``Network`` object."""
     made: dict[tuple[int, bytes], Network] = {}
     for tile, weights in zip(tiles, given, strict=True):
         made.setdefault((id(tile.network), weights.tobytes()), weighted(tile.network, weights))

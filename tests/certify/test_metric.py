@@ -87,7 +87,7 @@ def test_between_the_whole_block_and_the_tiles_alone(seed, padding, factor):
     assert found.bound < 0.95 * overlap
     cut = cut_tiles(network, tile_windows(network.output_shape, factor))
     weights = tile_weights([tile.output for tile in cut], fields, network.input_shape)
-    heavy = weighted_tiles(cut, network.input_shape)
+    heavy = weighted_tiles(cut, weights)
     each = [solve(Subproblem("tile", tile.network, "ellipsoid", Settings())).bound for tile in heavy]
     diagonal = diagonal_bound(each, fields, weights, network.input_shape)
     assert found.bound < diagonal < overlap

@@ -20,7 +20,7 @@ from lipray.run import tasks as run_tasks
 from lipray.run.budget import OUT_OF_TIME, Clock
 from lipray.run.driver import estimate_network, make_plan
 from lipray.run.events import RoundDone, TaskDone, UpperBoundImproved
-from lipray.run.executor import Failure, Task
+from lipray.run.executor import Failure, Task, owned
 from lipray.run.rounds import Rounds, coordinate
 from lipray.run.serial import SerialExecutor
 from lipray.run.summary import describe_model, summarise
@@ -196,7 +196,7 @@ def test_arrays_from_an_object_store_can_be_written_to():
     locked = np.ones((2, 2))
     locked.flags.writeable = False
     free = np.zeros(3)
-    freed = run_rounds._writable(BundleResult(True, gram=locked, loads=free))
+    freed = owned(BundleResult(True, gram=locked, loads=free))
     assert freed.gram.flags.writeable
     assert np.array_equal(freed.gram, locked)
     assert freed.loads is free

@@ -99,7 +99,7 @@ def test_a_weighted_tile_is_the_tile_of_the_divided_input():
     rng = np.random.default_rng(2)
     block = convolution(rng, 2, 7, 1, 1)
     tiles, weights = cut(block, 3)
-    for plain, heavy, own in zip(tiles, weighted_tiles(tiles, block.input_shape), weights, strict=True):
+    for plain, heavy, own in zip(tiles, weighted_tiles(tiles, weights), weights, strict=True):
         assert (plain.output, plain.field) == (heavy.output, heavy.field)
         x = rng.normal(size=plain.network.input_shape)
         images = [
@@ -112,8 +112,8 @@ def test_a_weighted_tile_is_the_tile_of_the_divided_input():
 
 def test_translates_stay_translates():
     block = convolution(np.random.default_rng(3), 2, 20, 0, 1)
-    tiles, _ = cut(block, 6)
-    heavy = weighted_tiles(tiles, block.input_shape)
+    tiles, weights = cut(block, 6)
+    heavy = weighted_tiles(tiles, weights)
     inner = [tile.network for tile in heavy if all(low > 0 and high < 20 for low, high in tile.field)]
     assert len(inner) == 16
     assert len({id(network) for network in inner}) == 1

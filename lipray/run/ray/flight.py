@@ -24,9 +24,9 @@ from lipray.errors import ClusterError
 from lipray.model.network import Network
 from lipray.partition.subproblem import Subproblem
 from lipray.run.events import Listener, TaskRetried
-from lipray.run.executor import Done, Failure, Outcome, Task, late
+from lipray.run.executor import Done, Failure, Outcome, Task, late, owned
 from lipray.run.ray.nodes import alive, head_answers, largest_memory
-from lipray.run.ray.parcels import batches, carriers, owned, pack, share
+from lipray.run.ray.parcels import batches, carriers, pack, share
 from lipray.run.ray.worker import Reply, Started, solve_parcels
 from lipray.run.stop import whole
 

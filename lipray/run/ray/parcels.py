@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -74,20 +73,6 @@ def share(tasks: Sequence[Task]) -> dict[str, np.ndarray]:
         for key in array_keys(network):
             shared.setdefault(key, network.weights[key])
     return shared
-
-
-def owned(value: Any) -> Any:
-    """A result whose arrays have their own memory, instead of pinning the whole message that they came in."""
-    if isinstance(value, np.ndarray):
-        return value if value.flags.owndata else value.copy()
-    if isinstance(value, tuple):
-        return tuple(owned(part) for part in value) if any(isinstance(part, np.ndarray) for part in value) else value
-    if is_dataclass(value) and not isinstance(value, type):
-        parts = {field.name: getattr(value, field.name) for field in fields(value)}
-        fresh = {name: owned(part) for name, part in parts.items()}
-        changed = {name: part for name, part in fresh.items() if part is not parts[name]}
-        return replace(value, **changed) if changed else value
-    return value
 
 
 def carriers(tasks: Sequence[Task]) -> dict[str, str]:
