@@ -17,9 +17,13 @@ LiprayError                         1
 ├── StoreError                      7   a run folder cannot be read or written
 │   └── CertificateError                a certificate file is missing, damaged, or of another version
 ├── ClusterError                    8   Ray cannot be reached or failed
-└── VerificationError               9   a certificate does not prove what it claims
+├── VerificationError               9   a certificate does not prove what it claims
+├── DataError                       11  labelled data cannot be read, or do not fit the network
+├── BrokenSampleError               12  an attack found what a certificate excludes: a defect of lipray
+└── TrainingError                   13  training cannot begin, go on, or be resumed
 
-Exit code 0 is a certified (or verified) bound, 130 an interrupt. Every error survives pickling, because it may
+Exit code 0 is a certified (or verified) bound, 10 a valid one with product bounds for sub-problems that failed, 130 an
+interrupt. Every error survives pickling, because it may
 cross a Ray process boundary: the constructor takes exactly the fields, which are ``args``.
 """
 
@@ -178,3 +182,25 @@ class VerificationError(LiprayError):
     exit_code = 9
     fields: ClassVar[tuple[str, ...]] = ("part", "why")
     hint = "The certificate is no proof for this model: it was changed, belongs to another model, or is defective."
+
+
+class DataError(LiprayError):
+    """Labelled data cannot be read, or do not fit the network: (source, why)."""
+
+    exit_code = 11
+    fields: ClassVar[tuple[str, ...]] = ("source", "why")
+
+
+class BrokenSampleError(LiprayError):
+    """An attack found another class within a certified radius: (sample, why)."""
+
+    exit_code = 12
+    fields: ClassVar[tuple[str, ...]] = ("sample", "why")
+    hint = "No certified figure of this run can be trusted. Please report it, with the model and the data."
+
+
+class TrainingError(LiprayError):
+    """Training cannot begin, go on, or be resumed: (what, why)."""
+
+    exit_code = 13
+    fields: ClassVar[tuple[str, ...]] = ("what", "why")

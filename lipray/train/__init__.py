@@ -1,0 +1,1 @@
+"""Lipschitz-aware training: layers, differentiable bounds, losses, and the loop."""
