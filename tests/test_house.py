@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lipray"
 FILES = sorted(PACKAGE.rglob("*.py"))
 STAGES = (
+    *("model", "verify", "partition", "certify", "compose", "run", "report", "jobs", "data", "robust", "train", "cli"),
+)
     "model",
     "verify",
     "partition",

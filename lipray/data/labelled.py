@@ -13,8 +13,8 @@ from lipray.errors import DataError
 class Labelled:
     """Examples with their classes.
 
-    ``x`` (N, *shape) is float32, in the units that the radii are in: readers of images give pixels in [0, 1]. ``y`` (N,)
-    is int64 in 0 … ``classes`` - 1. ``source`` says where they are from, for messages.
+    ``x`` (N, *shape) is float32, in the units that the radii are in: readers of images give pixels in [0, 1].
+    ``y`` (N,) is int64 in 0 … ``classes`` - 1. ``source`` says where they are from, for messages.
     """
 
     x: np.ndarray
@@ -60,9 +60,7 @@ def labelled(x: np.ndarray, y: np.ndarray, source: str, *, classes: int | None =
     converted = x.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(converted).reshape(len(x), -1).all(axis=1))
     if len(bad):
-        raise DataError(
-            source, f"example {bad[0]} has an entry that is NaN, infinite or beyond float32 ({len(bad)} do)"
-        )
+        raise DataError(source, f"example {bad[0]} has a NaN, an infinity, or an entry beyond float32 ({len(bad)} do)")
     count = int(whole.max()) + 1 if classes is None else classes
     out = np.flatnonzero((whole < 0) | (whole >= count))
     if len(out):
