@@ -10,22 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lipray"
 FILES = sorted(PACKAGE.rglob("*.py"))
-STAGES = (
-    *("model", "verify", "partition", "certify", "compose", "run", "report", "jobs", "data", "robust", "train", "cli"),
-)
-    "model",
-    "verify",
-    "partition",
-    "certify",
-    "compose",
-    "run",
-    "report",
-    "jobs",
-    "data",
-    "robust",
-    "train",
-    "cli",
-)
+STAGES = tuple("model verify partition certify compose run report jobs data robust train cli".split())
 ANYWHERE = {"errors", "config"}
 LONGEST = 600
 
