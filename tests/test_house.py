@@ -10,9 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lipray"
 FILES = sorted(PACKAGE.rglob("*.py"))
-STAGES = tuple(
-    ["model", "verify", "partition", "certify", "compose", "run", "report", "jobs", "data", "robust", "train", "cli"]
-)
+EARLY = ("model", "verify", "partition", "certify", "compose", "run", "report")
+STAGES = (*EARLY, "jobs", "data", "robust", "train", "cli")
 ANYWHERE = {"errors", "config"}
 LONGEST = 600
 
