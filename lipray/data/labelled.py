@@ -54,8 +54,9 @@ def labelled(x: np.ndarray, y: np.ndarray, source: str, *, classes: int | None =
         raise DataError(source, f"examples have shape {x.shape}; they need a first axis of at least one, and a shape")
     if y.shape != (len(x),):
         raise DataError(source, f"labels have shape {y.shape}, where {len(x)} examples need ({len(x)},)")
-    whole = y.astype(np.int64)
-    if not (np.issubdtype(y.dtype, np.integer) or np.issubdtype(y.dtype, np.floating)) or not np.array_equal(whole, y):
+    numbers = np.issubdtype(y.dtype, np.integer) or (np.issubdtype(y.dtype, np.floating) and np.isfinite(y).all())
+    whole = y.astype(np.int64) if numbers else y
+    if not numbers or not np.array_equal(whole, y):
         raise DataError(source, "labels are not whole numbers")
     converted = x.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(converted).reshape(len(x), -1).all(axis=1))
