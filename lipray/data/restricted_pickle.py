@@ -49,7 +49,7 @@ def _look_through(content: bytes) -> None:
     for instruction, argument, _ in pickletools.genops(content):
         if instruction.name not in INSTRUCTIONS:
             raise pickle.UnpicklingError(f"the instruction {instruction.name}, which no data need")
-        if instruction.name.endswith("PUT") and not 0 <= int(argument) < REMEMBERED:
+        if instruction.name.endswith("PUT") and not 0 <= int(argument or 0) < REMEMBERED:
             raise pickle.UnpicklingError(f"a value numbered {argument}")
 
 
