@@ -28,6 +28,10 @@ STARTS_PER_BUNDLE = 16
 SCALES = (0.1, 1.0, 10.0)
 SEPARATIONS = (1.0, 0.1)
 UNIT = 2.0**-53
+NOISE = 2.0**-46
+"""What images are off by, relative to their entries, when pairs are ranked."""
+LOST = 0.01
+"""Part of a quotient that rounding may take before it is worked out in long arithmetic."""
 THOROUGH = 50
 """Steps from which on a network is cheap enough to refine thoroughly."""
 _WORK = 1.5e10  # multiply-adds an automatic search may cost: some seconds on one core
@@ -152,28 +156,56 @@ def attained(network: Network, x: np.ndarray, y: np.ndarray) -> float:
     """‖f(x) − f(y)‖₂ / ‖x − y‖₂ in float64, less what the rounding of the two evaluations can amount to.
 
     That is found by a running error analysis (``lipray.model.evaluate_error``), node by node, so that signals which
-    cancel on the way to a small result count with their own size. Never negative.
+    cancel on the way to a small result count with their own size. Where it takes more than ``LOST`` of the quotient,
+    as it does when layers are many, the images' difference is worked out in long arithmetic
+    (``lipray.model.evaluate_exact``), if the network's operations allow it. Never negative.
     """
     import torch
 
+    from lipray.model.evaluate_exact import difference
+
     pair = torch.from_numpy(np.stack([x, y]).astype(np.float64))
-    return float(_attained(network, _prepared(network), pair[:1], pair[1:])[0])
+    weights = _prepared(network)
+    value, likely = (float(part) for part in _attained(network, weights, pair[:1], pair[1:]))
+    if not value < (1 - LOST) * likely < math.inf:
+        return value
+    found = difference(network, pair[0], pair[1], weights, likely * float((pair[0] - pair[1]).norm()))
+    if found is None:
+        return value
+    return max(value, float(_less(network, pair[:1] - pair[1:], *(part.unsqueeze(0) for part in found))))
 
 
-def _attained(network: Network, weights: Weights, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """``attained`` for a batch of pairs (S, *input_shape); 0 where the points or their images coincide."""
+def _attained(
+    network: Network, weights: Weights, x: torch.Tensor, y: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``attained`` by float64 alone for a batch of pairs (S, *input_shape), and the quotient that is likely.
+
+    Both are 0 where the points or their images coincide. Likely is what is left when images are off by ``NOISE``.
+    """
     import torch
 
     from lipray.model.evaluate_error import evaluate_with_error
 
     with torch.no_grad():
         count = len(x)
-        images, errors = (_flat(part) for part in evaluate_with_error(network, torch.cat([x, y]), weights))
-        distance = (images[:count] - images[count:]).norm(dim=1)
-        # Rounding of x - y, of the images' difference, and of norms.
-        shrink = 1 - 4 * UNIT * (math.prod(network.input_shape) + math.prod(network.output_shape) + 8)
-        value = (distance * shrink - (errors[:count] + errors[count:]).norm(dim=1)) / _flat(x - y).norm(dim=1) * shrink
-        return torch.where(torch.isfinite(value) & (value > 0), value, torch.zeros_like(value))
+        images, errors = evaluate_with_error(network, torch.cat([x, y]), weights)
+        apart = images[:count] - images[count:]
+        size = images.abs()
+        return (
+            _less(network, x - y, apart, errors[:count] + errors[count:]),
+            _less(network, x - y, apart, NOISE * (size[:count] + size[count:])),
+        )
+
+
+def _less(network: Network, points: torch.Tensor, images: torch.Tensor, errors: torch.Tensor) -> torch.Tensor:
+    """Quotients of the norms of differences, less the norms of errors and the rounding of all of this."""
+    import torch
+
+    # Rounding of x - y, of the images' difference, and of norms.
+    shrink = 1 - 4 * UNIT * (math.prod(network.input_shape) + math.prod(network.output_shape) + 8)
+    distance, error, length = (_flat(part).norm(dim=1) for part in (images, errors, points))
+    value = (distance * shrink - error) / length * shrink
+    return torch.where(torch.isfinite(value) & (value > 0), value, torch.zeros_like(value))
 
 
 def best(witnesses: dict[str, Witness]) -> Witness | None:
@@ -314,10 +346,15 @@ def _refine(network: Network, weights: Weights, middle: torch.Tensor, half: torc
         seconds.append(points - reach)
     x, y = torch.cat(firsts), torch.cat(seconds)
     width = task_width(network)
-    values = torch.cat(
-        [_attained(network, weights, x[i : i + width], y[i : i + width]) for i in range(0, len(x), width)]
-    )
-    top = int(torch.argmax(values))
-    left, right = x[top].numpy().copy(), y[top].numpy().copy()
-    value = attained(network, left, right)  # as whoever checks the pair alone will find it
-    return Witness(value, left, right) if value > 0.0 else Witness(0.0, left, left.copy())
+    parts = [_attained(network, weights, x[i : i + width], y[i : i + width]) for i in range(0, len(x), width)]
+    proven, likely = (torch.cat(values) for values in zip(*parts, strict=True))
+    tops = [proven] if float(proven.max()) >= (1 - LOST) * float(likely.max()) else [likely, proven]
+    found = []
+    for top in sorted({int(torch.argmax(values)) for values in tops if float(values.max()) > 0.0}):
+        left, right = x[top].numpy().copy(), y[top].numpy().copy()
+        found.append(Witness(attained(network, left, right), left, right))  # as whoever checks the pair will find it
+    witness = max(found, key=lambda witness: witness.quotient, default=None)
+    if witness is not None and witness.quotient > 0.0:
+        return witness
+    left = x[0].numpy().copy()
+    return Witness(0.0, left, left.copy())
