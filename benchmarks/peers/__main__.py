@@ -20,13 +20,13 @@ from peers import networks, published
 from peers.answer import PUBLISHED
 from peers.derive import KNOWN
 from peers.kept import Kept, latest
-from peers.methods import version
+from peers.methods import LIMIT, version
 from peers.networks import CASES, Case
 from peers.pages import ABOUT, write
 from peers.process import context, measure
 from peers.work import prepare, ways_of
 
-LIMIT, SHORT_LIMIT = 30.0, 3.0
+SHORT_LIMIT = 3.0
 MEMORY = 10 * 2**30
 
 

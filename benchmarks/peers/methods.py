@@ -12,6 +12,8 @@ from peers import naive
 from peers.answer import Answer
 
 Call = Callable[[Network, float], Answer]
+LIMIT = 30.0
+"""Seconds a row may take, times its method's patience."""
 PEER, LAYERS, WHOLE, TORUS = 6.0, 30.0, 3.0, 2.0
 """How many times a run's limit a row may take: solvers, ECLipsE, and lipray on whole networks and on tori. Bounds by
 tiles take it once."""

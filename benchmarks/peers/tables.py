@@ -8,11 +8,14 @@ import harness
 from harness import Column, Row
 
 from peers.derive import shown
-from peers.methods import LOWER, METHODS
+from peers.methods import LIMIT, LOWER, METHODS
 from peers.targets import Target
 
 LAST = ("GLipSDP, published", "LipSDP, known")
 """Rows that nobody measures, at the end of a table."""
+
+NEARLY = 0.8
+"""Part of its limit from which on a row counts as ended by it."""
 
 COLUMNS = (
     Column("way", "method"),
@@ -38,9 +41,8 @@ def network_table(rows: Mapping[str, Row]) -> list[str]:
     """One network's table, and beneath it what was left out."""
     found = shown(rows)
     kept = {name: dict(found[name]) for name in order() if name in found}
-    for row in kept.values():
-        if row.get("note"):
-            row["ended"] = "; ".join(part for part in (row.get("ended"), row["note"]) if part)
+    for name, row in kept.items():
+        row["ended"] = "; ".join(part for part in (row.get("ended"), row.get("note"), cut_short(name, row)) if part)
     lines = harness.table(COLUMNS, kept)
     out: dict[str, list[str]] = {}
     for name in order():
@@ -51,6 +53,14 @@ def network_table(rows: Mapping[str, Row]) -> list[str]:
     return lines
 
 
+def cut_short(name: str, row: Row) -> str:
+    """That a row took most of its limit, where that is less than its way's own."""
+    limit, method = row.get("limit"), METHODS.get(name)
+    if method is None or limit is None or limit >= LIMIT * method.patience or row["seconds"] < NEARLY * limit:
+        return ""
+    return f"given {limit:.0f} s"
+
+
 def target_table(found: Sequence[Target]) -> list[str]:
     """Asked and seen, and the misses one by one."""
     lines = ["| asked | seen | |", "|---|---|---|"]
@@ -58,6 +68,8 @@ def target_table(found: Sequence[Target]) -> list[str]:
     for target in found:
         if target.misses and target.misses != (target.seen,):
             lines += ["", f"Missed of “{target.asked}”:", "", *(f"- {miss}" for miss in target.misses)]
+        if target.each:
+            lines += ["", f"Every pair of “{target.asked}”:", "", *(f"- {pair}" for pair in target.each)]
     return lines
 
 

@@ -21,7 +21,7 @@ from peers.kept import Kept, latest
 from peers.networks import CASES, Case
 from peers.process import context, measure
 from peers.random_networks import dense_chain, eclipse_network, kaiming_block
-from peers.tables import network_table
+from peers.tables import network_table, target_table
 
 
 @pytest.fixture(scope="module")
@@ -219,12 +219,12 @@ def test_targets_that_are_met():
     ("place", "way", "changed", "said"),
     [
         (0, "lipray, ellipsoid", row(1.02, 0.01), "net: +1.00%"),
-        (1, "lipray, ellipsoid to 1 %", row(1.009, 4.0), "net: 25.0 times LipSDP, Clarabel"),
+        (1, "lipray, ellipsoid to 1 %", row(1.009, 4.0), "net, LipSDP, Clarabel: 25 times (100 s; "),
         (
             1,
             "LipSDP, SCS",
             row(None, 60.0, ended="out of time (60 s)"),
-            "net: at least 30.0 times LipSDP, SCS, which ended out of time (60 s)",
+            "net, LipSDP, SCS: at least 30 times (60 s, ended out of time (60 s); ",
         ),
         (2, "lipray, auto", row(1.0, 51.0), "no bound that is both smaller and sooner"),
         (3, "LipSDP, SCS", row(None, ended="out of time (60 s)"), "LipSDP, SCS: out of time (60 s) (1 row)"),
@@ -251,6 +251,23 @@ def test_targets_tell_their_misses(place, way, changed, said):
     found = targets.targets(rows, {"net": 400})[place]
     assert found.verdict == "missed"
     assert any(said in miss for miss in found.misses), found.misses
+
+
+def test_every_pair_of_times_is_listed_and_what_took_its_limit_says_which():
+    rows = {
+        "attained": row(0.9),
+        "LipSDP, Clarabel": {**row(1.0, 100.0), "limit": 200.0},
+        "LipSDP, SCS": row(None, 58.0, ended="out of time (60 s)"),
+        "lipray, ellipsoid": row(1.0, 1.0),
+    }
+    found = targets.faster({"net": rows}, {"net": 400})
+    assert found.each == (
+        "net, LipSDP, Clarabel: 100 times (100 s; lipray, ellipsoid, 1 s)",
+        "net, LipSDP, SCS: at least 58 times (58 s, ended out of time (60 s); lipray, ellipsoid, 1 s)",
+    )
+    assert "\n- " + found.each[1] in "\n".join(target_table([found]))
+    table = "\n".join(network_table(rows))
+    assert table.count("given 60 s") == 1
 
 
 def test_a_table_has_the_quotients_and_what_was_left_out():
