@@ -1,0 +1,1 @@
+"""A small generative model: more labelled images of the kind that there are few of."""
