@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lipray.api import certify_radii as certify_radii
     from lipray.api import estimate as estimate
     from lipray.api import plan as plan
     from lipray.api import verify_run as verify_run
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from lipray.partition.plan import Plan as Plan
 
 _HOMES = {
+    "certify_radii": "lipray.api",
     "estimate": "lipray.api",
     "plan": "lipray.api",
     "verify_run": "lipray.api",
@@ -36,6 +38,7 @@ __all__ = [
     "Network",
     "Plan",
     "__version__",
+    "certify_radii",
     "estimate",
     "import_module",
     "plan",

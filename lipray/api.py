@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,12 @@ from lipray.run.events import Listener, ignore
 from lipray.run.session import run_estimate, select_outputs
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
+    from lipray.data.labelled import Labelled
+    from lipray.robust.attack import AttackOptions
+    from lipray.robust.certify import Robustness
     from lipray.run.record.records import VerdictRecord
 
 
@@ -112,6 +117,75 @@ def verify_run(
         return verify_certificate(record, arrays, select(network, record.selection), executor, memory=chosen.memory)
     finally:
         executor.close()
+
+
+def certify_radii(
+    model: nn.Module | Network | str,
+    data: Labelled | str | tuple[np.ndarray, np.ndarray],
+    *,
+    radii: Sequence[str | float | Fraction] = (),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    attack: bool | AttackOptions = True,
+    split: str = "test",
+    config: str | Path | None = None,
+    notify: Listener = ignore,
+    **options: Any,
+) -> Robustness:
+    """Certify the class that a network gives each example: no perturbation within its l2 radius changes it.
+
+    Args:
+        model: a torch module in eval mode that returns logits, an imported ``Network``, or what the command takes.
+        data: examples in the units of the radii, with labels: ``(x, y)``, or what the command takes as ``--data``.
+        radii: to report accuracies at, such as ``"36/255"``; a float is taken exactly.
+        mean: where the model expects (x - mean) / std: per channel, or one number for all.
+        std: the same.
+        attack: try to break every radius, with ``lipray.robust.attack.AttackOptions`` or the defaults.
+        split: of data that have several.
+        config: a YAML file of options of the estimates.
+        notify: called with every event of the estimates.
+        options: of the estimates, as for ``estimate``. Files are written if ``out`` is given.
+
+    Returns:
+        ``.radii`` and ``.predictions`` of the examples, ``.clean``, ``.at`` with the accuracies at each radius.
+
+    Raises:
+        BrokenSampleError: the attack found another class within a certified radius: a defect of lipray.
+        LiprayError: the model, the data, or an option is not usable; see ``lipray.errors``.
+    """
+    from lipray.robust.attack import AttackOptions
+    from lipray.robust.radius import parse_radius
+    from lipray.robust.session import run_certify
+
+    examples = _examples(data, split)
+    chosen = _configure(options, None if isinstance(model, Network) else examples.shape, config)
+    network, name, notes = _network(model, chosen)
+    tried = AttackOptions(seed=chosen.seed, device=chosen.device) if attack is True else attack or None
+    return run_certify(
+        network,
+        name,
+        examples,
+        chosen,
+        radii=[parse_radius(radius, "radii") for radius in radii],
+        attacked=tried,
+        mean=None if mean is None else tuple(mean),
+        std=None if std is None else tuple(std),
+        notes=notes,
+        write=chosen.out is not None,
+        notify=notify,
+    ).result
+
+
+def _examples(data: Labelled | str | tuple[np.ndarray, np.ndarray], split: str) -> Labelled:
+    if isinstance(data, str):
+        from lipray.data.read import read_data
+
+        return read_data(data, split)
+    if isinstance(data, tuple):
+        from lipray.data.labelled import labelled
+
+        return labelled(data[0], data[1], "data")
+    return data
 
 
 def _configure(options: dict[str, Any], input_shape: Sequence[int] | None, config: str | Path | None) -> EstimateConfig:

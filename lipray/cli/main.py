@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from lipray import __version__
+from lipray.cli.certify import certify_command
 from lipray.cli.doctor import doctor_command
 from lipray.cli.estimate import estimate_command
 from lipray.cli.jobs import logs_command, status_command, stop_command
@@ -96,6 +97,7 @@ cli.add_command(resume_command)
 cli.add_command(runs_command)
 cli.add_command(report_command)
 cli.add_command(verify_command)
+cli.add_command(certify_command)
 cli.add_command(doctor_command)
 cli.add_command(submit_command)
 cli.add_command(status_command)

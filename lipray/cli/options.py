@@ -128,6 +128,34 @@ _PLACE = (
 )
 
 
+_CERTIFY = (
+    click.option(
+        "--data",
+        required=True,
+        metavar="SPEC",
+        help="Labelled examples: digits, FILE.npz (x, y), cifar10:PATH, cifar100:PATH or tiny-imagenet:PATH.",
+    ),
+    click.option("--split", default="test", metavar="NAME", help="Of data that have several: test (default) or train."),
+    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N examples."),
+    click.option(
+        "--radius",
+        multiple=True,
+        metavar="R",
+        help="Report accuracies at this l2 radius, such as 36/255, in the units of the data. May be repeated.",
+    ),
+    click.option("--mean", metavar="M,…", help="The network expects (x - mean) / std: per channel, or one for all."),
+    click.option("--std", metavar="S,…", help="The same; the network's constant grows by 1 / std."),
+    click.option("--attack/--no-attack", default=True, help="Try to break every radius (default)."),
+    click.option("--restarts", type=int, default=5, metavar="N", help="Of the attack (default 5)."),
+    click.option("--steps", type=int, default=100, metavar="N", help="Of every restart (default 100)."),
+    click.option("--clip", metavar="LOW,HIGH", help="Keep attacked inputs in this interval, such as 0,1."),
+    click.option("--out", type=_PATH, metavar="DIR", help="Folder, new or empty. Default: runs/<time>-<name>-radii."),
+    click.option("--executor", metavar="NAME", help="Of the estimates: serial (default), in this process, or ray."),
+    click.option("--seed", type=int, metavar="N", help="Of the random starts of the attack and of the lower bound."),
+)
+_NOT_OF_CERTIFY = frozenset({"output_rows", "pairs", "data", "run_id", "out", "executor", "seed"})
+
+
 def plan_options(command: Command) -> Command:
     """Options of ``lipray plan``: the model, and how the work is cut."""
     return _apply(command, (*_MODEL, *_WORK))
@@ -150,6 +178,16 @@ def sweep_options(command: Command) -> Command:
 def verify_options(command: Command) -> Command:
     """Options of ``lipray verify``: the model, and where the work is done."""
     return _apply(command, _VERIFY)
+
+
+def certify_options(command: Command) -> Command:
+    """Options of ``lipray certify``: those of ``estimate`` for the bounds, and what to certify."""
+    command = _apply(command, (*_MODEL, *_WORK, *_RUN))
+    params = command.__click_params__  # type: ignore[attr-defined]
+    command.__click_params__ = [  # type: ignore[attr-defined]
+        option for option in params if option.name not in _NOT_OF_CERTIFY
+    ]
+    return _apply(command, _CERTIFY)
 
 
 def resume_options(command: Command) -> Command:

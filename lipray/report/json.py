@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from lipray.run.checks.findings import DiagnosisRecord
-from lipray.run.record.plan_record import PlanRecord
-from lipray.run.record.records import ResultRecord, VerdictRecord
-from lipray.run.record.sweep_records import SweepRecord
-
-Printed = ResultRecord | PlanRecord | VerdictRecord | DiagnosisRecord | SweepRecord
+from lipray.run.record.records import Record
 
 
-def to_json(record: Printed, folder: str | None = None) -> str:
+def to_json(record: Record, folder: str | None = None) -> str:
     """The record as JSON; numbers keep full precision, ``null`` stands for infinity.
 
     ``folder`` is added under the key ``"folder"`` where a run folder was written.

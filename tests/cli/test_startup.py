@@ -27,7 +27,10 @@ def run(code, folder):
     [
         ["--help"],
         ["--version"],
-        *([command, "--help"] for command in ("plan", "estimate", "submit", "stop", "doctor", "sweep", "report")),
+        *(
+            [command, "--help"]
+            for command in ("plan", "estimate", "certify", "submit", "stop", "doctor", "sweep", "report")
+        ),
     ],
 )
 def test_help_imports_nothing_heavy(words, tmp_path):

@@ -9,6 +9,7 @@ from flint import arb
 from lipray.model import activations as act
 from lipray.model.evaluate import prepare
 from lipray.model.evaluate_error import evaluate_with_error
+from lipray.verify.layer_norms import operation_constant
 from tests.maps import Maps
 
 
@@ -53,6 +54,7 @@ FUNCTIONS = {
     "relu": lambda v: max(v, arb(0)),
     "tanh": arb.tanh,
     "sigmoid": lambda v: 1 / (1 + (-v).exp()),
+    "abs": abs,
 }
 
 
@@ -68,7 +70,13 @@ def _max_pool(node, sources, _weights):
     return out
 
 
+def _sum(node, sources, _weights):
+    return sum(arb(factor) * source for factor, source in zip(node.op.coefficients, sources, strict=True))
+
+
 STEPS = {
+    "Sum": _sum,
+    "Concat": lambda node, sources, _: np.concatenate(sources, axis=node.op.axis),
     "Dense": _dense,
     "Conv": _conv,
     "Activation": _activation,
@@ -77,9 +85,20 @@ STEPS = {
 }
 
 
+def constants(network):
+    """Certified constants of the nodes with one input, by which norms of errors are carried on."""
+    found = [0.0]
+    for node in network.nodes[1:]:
+        source = network.nodes[node.inputs[0]].shape
+        one = len(node.inputs) == 1
+        found.append(operation_constant(node.op, network.weights, source, node.shape) if one else 0.0)
+    return found
+
+
+@pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("function", [act.relu, act.tanh, act.sigmoid])
-def test_no_entry_is_further_off_than_its_bound(seed, function):
+def test_no_entry_is_further_off_than_its_bound(seed, function, normed):
     maps = Maps(2, 6, 6, seed=seed)
     maps.conv(3, padding=1)
     maps.act(function())
@@ -91,9 +110,30 @@ def test_no_entry_is_further_off_than_its_bound(seed, function):
     maps.dense(2)
     network = maps.network()
     point = np.random.default_rng(seed).standard_normal(network.input_shape) * 10.0 ** (seed - 2)
-    value, error = evaluate_with_error(network, torch.from_numpy(point[None]), prepare(network))
+    norms = constants(network) if normed else None
+    value, error = evaluate_with_error(network, torch.from_numpy(point[None]), prepare(network), norms)
     wanted = exact(network, point)
     for got, bound, true in zip(value[0].tolist(), error[0].tolist(), wanted.tolist(), strict=True):
         off = abs(arb(got) - true)
         assert off.upper() <= bound
         assert bound <= 1e-9 * (1.0 + float(np.abs(point).max()))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_norms_carry_errors_through_joins(seed):
+    """A residual sum and a concatenation, deep enough for norms to be the smaller bound."""
+    rng = np.random.default_rng(seed)
+    maps = Maps(12)
+    for _ in range(8):
+        source = maps.last
+        branch = maps.act(act.absolute(), maps.dense(np.linalg.qr(rng.normal(size=(12, 12)))[0], source))
+        maps.sum(source, branch, coefficients=(0.5, -0.5))
+    maps.concat(maps.last, branch)
+    maps.dense(rng.normal(size=(2, 24)))
+    network = maps.network()
+    point = rng.standard_normal((1, 12)) * 1e3
+    value, error = evaluate_with_error(network, torch.from_numpy(point), prepare(network), constants(network))
+    _, plain = evaluate_with_error(network, torch.from_numpy(point), prepare(network))
+    assert (error < plain).all()
+    for got, bound, true in zip(value[0].tolist(), error[0].tolist(), exact(network, point[0]).tolist(), strict=True):
+        assert abs(arb(got) - true).upper() <= bound
