@@ -77,7 +77,7 @@ def main() -> None:
     """Train, draw, keep, measure and write."""
     parser = argparse.ArgumentParser(description="Make digits by a small flow.")
     parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--steps", type=int, default=FlowSettings.steps)
+    parser.add_argument("--steps", type=int, default=FlowSettings().steps)
     parser.add_argument("--threshold", type=float, default=0.9)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=FOLDER / "generated_digits")

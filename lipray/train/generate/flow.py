@@ -20,11 +20,11 @@ from lipray.train.generate.network import FlowNetwork
 class FlowSettings:
     """How the flow is trained. ``average`` is the share of the old in the running mean of the weights."""
 
-    steps: int = 6000
+    steps: int = 2000
     batch: int = 128
     rate: float = 2e-3
-    warm_up: int = 200
-    average: float = 0.999
+    warm_up: int = 100
+    average: float = 0.998
     weight_decay: float = 1e-2
     seed: int = 0
 
