@@ -32,6 +32,8 @@ NOISE = 2.0**-46
 """What images are off by, relative to their entries, when pairs are ranked."""
 LOST = 0.01
 """Part of a quotient that rounding may take before it is worked out in long arithmetic."""
+NORMED = 1e9
+"""Multiply-adds up to which the norms of a network's layers are worked out for its rounding: some seconds."""
 THOROUGH = 50
 """Steps from which on a network is cheap enough to refine thoroughly."""
 _WORK = 1.5e10  # multiply-adds an automatic search may cost: some seconds on one core
@@ -158,10 +160,12 @@ def attained(network: Network, x: np.ndarray, y: np.ndarray) -> float:
     That is found by a running error analysis (``lipray.model.evaluate_error``), node by node, so that signals which
     cancel on the way to a small result count with their own size. Where it takes more than ``LOST`` of the quotient,
     as it does when layers are many, the images' difference is worked out in long arithmetic
-    (``lipray.model.evaluate_exact``), if the network's operations allow it. Never negative.
+    (``lipray.model.evaluate_exact``), or, if the network's operations do not allow that, the error's norm is carried on
+    by those of the layers. Never negative.
     """
     import torch
 
+    from lipray.model.evaluate_error import evaluate_with_error
     from lipray.model.evaluate_exact import difference
 
     pair = torch.from_numpy(np.stack([x, y]).astype(np.float64))
@@ -171,8 +175,24 @@ def attained(network: Network, x: np.ndarray, y: np.ndarray) -> float:
         return value
     found = difference(network, pair[0], pair[1], weights, likely * float((pair[0] - pair[1]).norm()))
     if found is None:
-        return value
+        if multiply_adds(network) > NORMED:
+            return value
+        with torch.no_grad():
+            images, errors = evaluate_with_error(network, pair, weights, _constants(network))
+        found = images[0] - images[1], errors[0] + errors[1]
     return max(value, float(_less(network, pair[:1] - pair[1:], *(part.unsqueeze(0) for part in found))))
+
+
+def _constants(network: Network) -> list[float]:
+    """A bound of the constant of every node with one input, 1 for the others, which do not look at it."""
+    from lipray.verify.layer_norms import operation_constant
+
+    return [
+        operation_constant(node.op, network.weights, network.nodes[node.inputs[0]].shape, node.shape)
+        if len(node.inputs) == 1
+        else 1.0
+        for node in network.nodes
+    ]
 
 
 def _attained(

@@ -226,6 +226,25 @@ def test_deep_chains_attain_what_float64_cannot_prove(seed, width):
     assert Fraction(value) ** 2 <= square <= Fraction(value) ** 2 * Fraction(1 + 1e-9)
 
 
+def test_folded_scales_are_left_to_the_layers_norms():
+    draw = np.random.default_rng(6)
+    nodes, weights = [Node("x", Input(), (), (8,))], {"s": 1.0 + 0.01 * draw.standard_normal(8), "t": np.zeros(8)}
+    for i in range(60):
+        weights[f"w{i}"], weights[f"b{i}"] = np.linalg.qr(draw.standard_normal((8, 8)))[0], np.zeros(8)
+        nodes.append(Node(f"fc{i}", Dense(f"w{i}", f"b{i}"), (len(nodes) - 1,), (8,)))
+        nodes.append(Node(f"norm{i}", ChannelAffine("s", "t"), (len(nodes) - 1,), (8,)))
+        nodes.append(Node(f"a{i}", prelu((0.9,)), (len(nodes) - 1,), (8,)))
+    network = Network(tuple(nodes), weights)
+    x, y = draw.standard_normal((2, 8))
+    pair = torch.tensor(np.stack([x, y]))
+    assert difference(network, pair[0], pair[1], prepare(network), 1.0) is None
+    assert float(_attained(network, prepare(network), pair[:1], pair[1:])[0]) == 0.0
+    images = [exact_chain(network, point) for point in (x, y)]
+    square = sum((a - b) ** 2 for a, b in zip(*images, strict=True)) / exact_distance(x, y)
+    value = attained(network, x, y)
+    assert Fraction(value) ** 2 <= square <= Fraction(value) ** 2 * Fraction(1 + 1e-6)
+
+
 def exact_chain(network, point):
     """``exact_images`` of a chain of dense layers and leaky ReLUs, quick enough for many."""
     values, places = whole(point)
@@ -236,6 +255,9 @@ def exact_chain(network, point):
             values, places = weight @ values, places + finer
             more = max(lowest - places, 0)
             values, places = values * 2**more + bias * 2 ** (places + more - lowest), places + more
+        elif isinstance(node.op, ChannelAffine):
+            scale, finer = whole(network.weights[node.op.scale])
+            values, places = values * scale, places + finer
         else:
             slope, finer = whole(np.array(node.op.parameters))
             values, places = np.array([v * (2**finer if v > 0 else slope[0]) for v in values]), places + finer
