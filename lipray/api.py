@@ -127,6 +127,7 @@ def certify_radii(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     attack: bool | AttackOptions = True,
+    each_pair: bool = False,
     split: str = "test",
     config: str | Path | None = None,
     notify: Listener = ignore,
@@ -141,6 +142,7 @@ def certify_radii(
         mean: where the model expects (x - mean) / std: per channel, or one number for all.
         std: the same.
         attack: try to break every radius, with ``lipray.robust.attack.AttackOptions`` or the defaults.
+        each_pair: estimate every pair of classes on its own: tightest, and K (K - 1) / 2 estimates.
         split: of data that have several.
         config: a YAML file of options of the estimates.
         notify: called with every event of the estimates.
@@ -170,6 +172,7 @@ def certify_radii(
         attacked=tried,
         mean=None if mean is None else tuple(mean),
         std=None if std is None else tuple(std),
+        each_pair=each_pair,
         notes=notes,
         write=chosen.out is not None,
         notify=notify,

@@ -145,6 +145,11 @@ _CERTIFY = (
     ),
     click.option("--mean", metavar="M,…", help="The network expects (x - mean) / std: per channel, or one for all."),
     click.option("--std", metavar="S,…", help="The same; the network's constant grows by 1 / std."),
+    click.option(
+        "--each-pair",
+        is_flag=True,
+        help="Estimate every pair of classes on its own: the largest radii, and K (K - 1) / 2 estimates.",
+    ),
     click.option("--attack/--no-attack", default=True, help="Try to break every radius (default)."),
     click.option("--restarts", type=int, default=5, metavar="N", help="Of the attack (default 5)."),
     click.option("--steps", type=int, default=100, metavar="N", help="Of every restart (default 100)."),

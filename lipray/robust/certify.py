@@ -111,6 +111,7 @@ def certify_network(
     attacked: AttackOptions | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    each_pair: bool = False,
     notify: Listener = ignore,
     told: Told | None = None,
     evidence: Callable[[Broken, Constants], None] | None = None,
@@ -127,6 +128,7 @@ def certify_network(
         attacked: how to attack; ``None`` does not.
         mean: of a normalisation (x - mean) / std that the network expects of its input.
         std: of the same.
+        each_pair: estimate every pair of classes on its own: the tightest constants, and K (K - 1) / 2 estimates.
         notify: called with the events of the estimates.
         told: called after every batch of inputs.
         evidence: given a broken sample before the error is raised.
@@ -137,14 +139,14 @@ def certify_network(
         DataError: the data do not fit it.
         UsageError: an option does not fit.
         BrokenSampleError: the attack found another class within a certified radius: a defect of lipray.
-        LiprayError: as ``run_estimate``.
+        LiprayError: as ``estimate_network``.
     """
     began = time.monotonic()
     classifier, notes = as_classifier(network, name, mean, std)
     check_data(data, classifier)
     if attacked is not None:
         _check_attack(attacked, data)
-    constants = margin_constants(classifier, name, config, notify=notify, executor=executor)
+    constants = margin_constants(classifier, name, config, each_pair=each_pair, notify=notify, executor=executor)
     weights = prepare(classifier)
     step = batch_size(classifier)
     start = torch.from_numpy(data.x[:step].astype(np.float64))

@@ -40,6 +40,7 @@ def run_certify(
     attacked: AttackOptions | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    each_pair: bool = False,
     notes: tuple[str, ...] = (),
     file_hash: str | None = None,
     write: bool = True,
@@ -57,6 +58,7 @@ def run_certify(
         attacked: how to attack; ``None`` does not.
         mean: of a normalisation that the network expects of its input.
         std: of the same.
+        each_pair: estimate every pair of classes on its own.
         notes: remarks of the importer.
         file_hash: SHA-256 of the file of the weights.
         write: whether to leave a folder.
@@ -93,6 +95,7 @@ def run_certify(
             attacked=attacked,
             mean=mean,
             std=std,
+            each_pair=each_pair,
             notify=notify,
             told=told,
             evidence=keep,

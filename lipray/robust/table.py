@@ -8,7 +8,12 @@ from lipray.report.numbers import lower_text, upper_text
 from lipray.report.robustness import Line, robustness_table
 from lipray.robust.record import AttackRecord, ConstantsRecord, RobustnessRecord
 
-_NAMES = {"head": "by the head's rows", "shape matrix": "by the shape matrix", "whole": "by √2 times the whole"}
+_NAMES = {
+    "head": "by the head's rows",
+    "shape matrix": "by the shape matrix",
+    "pair": "by an estimate each",
+    "whole": "by √2 times the whole",
+}
 
 
 def record_table(record: RobustnessRecord, folder: str | None = None, lacking: str = "") -> RenderableType:

@@ -39,7 +39,7 @@ def linear(weight):
     return maps.network()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 5), st.integers(1, 9), st.sampled_from([1.0, 1e-30, 3.7, 1e20]))
 def test_head_constants_are_above_exact_arithmetic(seed, classes, width, before):
     rng = np.random.default_rng(seed)
@@ -83,14 +83,32 @@ def test_constants_are_above_what_pairs_of_inputs_attain(method, seed):
 def test_the_least_of_every_pair_is_taken():
     shaped = np.array([[0.0, 1.0, 9.0], [1.0, 0.0, 2.0], [9.0, 2.0, 0.0]])
     headed = np.array([[0.0, 3.0, 2.0], [3.0, 0.0, 2.0], [2.0, 2.0, 0.0]])
-    table, source = least_constants(1.9, shaped, headed, 3)
+    table, source = least_constants(1.9, 3, shaped, headed, None)
     assert table[0].tolist() == [0.0, 1.0, 2.0]
     assert table[1, 2] == 2.0
     assert source[0, 1:].tolist() == [1.0, 2.0]
     assert source[1, 2] == 1.0
-    alone, source = least_constants(1.0, None, None, 3)
+    alone, source = least_constants(1.0, 3, None, None, None)
     assert alone[0, 1] == pytest.approx(math.sqrt(2.0))
     assert (source == 0.0).all()
+
+
+def test_each_pair_on_its_own_is_no_looser_and_still_above_what_is_attained():
+    import torch
+
+    network = small(2, classes=3).network()
+    options = SERIAL.model_copy(update={"method": "ellipsoid", "iterations": 5})
+    apart = margin_constants(network, "small", options, each_pair=True)
+    together = margin_constants(network, "small", options)
+    assert (apart.pairwise <= together.pairwise).all()
+    assert apart.shares["pair"] > 0.0
+    assert (apart.pairwise == apart.pairwise.T).all()
+    x = torch.randn(4000, *network.input_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = x.requires_grad_()
+    values = evaluate(network, x)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        gradient = torch.autograd.grad((values[:, i] - values[:, j]).sum(), x, retain_graph=True)[0]
+        assert float(gradient.flatten(1).norm(dim=1).max()) <= apart.pairwise[i, j]
 
 
 def test_a_linear_classifier_has_exact_constants():

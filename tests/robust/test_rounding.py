@@ -20,7 +20,7 @@ def exact(value):
     return Fraction(float(value))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(MODERATE, MODERATE), min_size=1, max_size=6))
 def test_distances_are_above_the_exact_ones(pairs):
     first, second = (np.array([column], dtype=np.float64) for column in zip(*pairs, strict=True))
@@ -38,7 +38,7 @@ def test_distances_hold_where_squares_underflow():
     assert exact(distance) ** 2 >= sum(exact(value) ** 2 for value in small[0])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(DOUBLES, DOUBLES, st.floats(min_value=0, max_value=1e300))
 def test_margins_are_strictly_below_the_exact_ones(above, below, doubt):
     (margin,) = margins_down(*(np.array([value]) for value in (above, below, doubt)))
@@ -46,7 +46,7 @@ def test_margins_are_strictly_below_the_exact_ones(above, below, doubt):
         assert exact(margin) < exact(above) - exact(below) - exact(doubt)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.floats(min_value=0, max_value=1e300), st.floats(min_value=0, max_value=1e300))
 def test_a_radius_times_its_constant_is_below_the_margin(margin, constant):
     (radius,) = quotients_down(np.array([margin]), np.array([constant]))
@@ -80,7 +80,7 @@ def test_products_with_zero_are_zero_also_beside_infinity():
     assert exact(product_up(3.0, np.array([0.1]))[0]) >= 3 * exact(0.1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.fractions(min_value=Fraction(1, 10**9), max_value=10**9))
 def test_doubles_reach_a_fraction_where_they_reach_the_least_above(value):
     assert exact(at_least(value)) >= value > exact(math.nextafter(at_least(value), 0.0))
