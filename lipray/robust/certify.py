@@ -229,6 +229,9 @@ def _check_attack(options: AttackOptions, data: Labelled) -> None:
     for name, count in (("--restarts", options.restarts), ("--steps", options.steps)):
         if count < 1:
             raise UsageError(name, f"{count} is not positive", hint="--no-attack leaves the attack out.")
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        hint = "Attack on the CPU, or where PyTorch sees a GPU."
+        raise UsageError("device", f"{options.device} was asked for, and PyTorch finds no CUDA device here", hint=hint)
     if options.box is not None:
         low, high = options.box
         if not low < high:

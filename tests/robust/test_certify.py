@@ -6,21 +6,23 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import lipray
 from lipray.config import EstimateConfig
 from lipray.data.labelled import labelled
 from lipray.errors import BrokenSampleError, DataError, UsageError
 from lipray.model import activations as act
-from lipray.model.evaluate import prepare
-from lipray.model.network import Network
+from lipray.model.evaluate import evaluate, prepare
+from lipray.model.network import Dense, Network, Node, Reshape, Softmax
 from lipray.robust import certify as certifying
-from lipray.robust.attack import AttackOptions
+from lipray.robust.attack import AttackOptions, attack
 from lipray.robust.certify import certify_network
 from lipray.robust.constants import Constants
 from lipray.robust.radii import batch_size, certified_radii, is_blurred, logits, node_constants
 from tests.maps import Maps
+from tests.networks import networks
 
 SERIAL = EstimateConfig(executor="serial", lower_starts=0, method="product")
 QUICK = AttackOptions(restarts=3, steps=40)
@@ -92,11 +94,27 @@ def test_no_certified_radius_is_above_what_the_attack_finds(seed):
     assert row.verified <= row.empirical <= row.clean
 
 
+@settings(max_examples=10, deadline=None)
+@given(networks(), st.integers(0, 10**6))
+def test_networks_of_every_layer_kind_are_not_broken(network, seed):
+    """Any layers with two or more logits behind them: no radius is above the distance of another class."""
+    rng = np.random.default_rng(seed)
+    if len(network.output_shape) != 1 or network.output_shape[0] < 2 or seed % 2:
+        if isinstance(network.nodes[-1].op, Softmax):
+            network = Network(network.nodes[:-1], network.weights)
+        size, last = network.nodes[-1].size, len(network.nodes)
+        ends = Node("#flat", Reshape(), (last - 1,), (size,)), Node("#head", Dense("#rows", None), (last,), (3,))
+        rows = rng.normal(size=(3, size)).astype(np.float32)
+        network = Network((*network.nodes, *ends), {**network.weights, "#rows": rows})
+    data = labelled(rng.normal(size=(6, *network.input_shape)), rng.integers(0, 2, 6), "drawn", classes=2)
+    mean, std = ((0.1,), (0.5,)) if seed % 3 == 0 else (None, None)
+    result = certify_network(network, data, SERIAL, attacked=AttackOptions(2, 20), mean=mean, std=std)
+    assert (result.radii <= result.empirical).all()
+    assert (result.radii >= 0.0).all()
+
+
 @pytest.mark.parametrize("box", [None, (0.0, 1.0)])
 def test_what_the_attack_finds_is_another_class_at_that_distance(box):
-    from lipray.model.evaluate import evaluate
-    from lipray.robust.attack import attack
-
     network = small(5)
     data = examples(network, 12)
     weights = prepare(network)
@@ -266,20 +284,39 @@ def test_data_must_fit_the_network():
         certify_network(network, inside, SERIAL, attacked=AttackOptions(steps=0))
 
 
-def test_from_python(tmp_path):
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3), nn.Softmax(dim=1)).eval()
-    rng = np.random.default_rng(0)
-    data = rng.random((10, 1, 4, 4)).astype(np.float32), rng.integers(0, 3, 10)
-    result = lipray.certify_radii(
-        module, data, radii=["36/255", 0.25], attack=QUICK, lower_starts=0, out=tmp_path / "out"
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_search_on_a_gpu_finds_what_one_on_the_cpu_does():
+    network = small(7)
+    data = examples(network, 10)
+    here, there = (
+        certify_network(network, data, SERIAL, attacked=AttackOptions(2, 30, device=device))
+        for device in ("cpu", "cuda")
     )
+    np.testing.assert_allclose(there.empirical, here.empirical, rtol=0.1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(UsageError, match="CUDA"):
+        certify_network(small(), examples(small()), SERIAL, attacked=AttackOptions(device="cuda"))
+
+
+def test_from_python(tmp_path):
+    plain = small(0, 3)
+    last = len(plain.nodes)
+    network = Network((*plain.nodes, Node("soft", Softmax(log=False), (last - 1,), (3,))), plain.weights)
+    rng = np.random.default_rng(0)
+    data = rng.random((10, 1, 5, 5)).astype(np.float32), rng.integers(0, 3, 10)
+    options = {"lower_starts": 0, "method": "product"}
+    result = lipray.certify_radii(network, data, radii=["36/255", 0.25], attack=QUICK, out=tmp_path / "out", **options)
     assert [row.radius for row in result.at] == [Fraction(36, 255), Fraction(1, 4)]
     assert (result.radii < result.empirical).all()
-    with torch.no_grad():
-        assert (module(torch.from_numpy(data[0])).argmax(dim=1).numpy() == result.predictions).all()
+    classes = evaluate(network, torch.from_numpy(data[0]).double()).argmax(dim=1).numpy()
+    assert (classes == result.predictions).all()
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"radii.csv", "robustness.json", "constants.npz"}
     assert "softmax" in result.notes[0]
-    plain = lipray.certify_radii(result.network, data, attack=False, lower_starts=0)
-    assert plain.empirical is None
-    assert (plain.radii == result.radii).all()
+    again = lipray.certify_radii(result.network, data, attack=False, **options)
+    assert again.empirical is None
+    assert (again.radii == result.radii).all()
+    named = lipray.certify_radii(plain, labelled(*data, "named", classes=3), attack=False, each_pair=True, **options)
+    assert (named.radii >= result.radii).all()

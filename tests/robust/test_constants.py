@@ -63,7 +63,7 @@ def test_constants_are_above_what_pairs_of_inputs_attain(method, seed):
     import torch
 
     network = small(seed).network()
-    options = SERIAL.model_copy(update={"method": method, "iterations": None if method == "product" else 5})
+    options = SERIAL.model_copy(update={"method": method, "iterations": None if method == "product" else 1})
     constants = margin_constants(network, "small", options)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(4000, *network.input_shape, dtype=torch.float64, generator=generator)
@@ -97,7 +97,7 @@ def test_each_pair_on_its_own_is_no_looser_and_still_above_what_is_attained():
     import torch
 
     network = small(2, classes=3).network()
-    options = SERIAL.model_copy(update={"method": "ellipsoid", "iterations": 5})
+    options = SERIAL.model_copy(update={"method": "ellipsoid", "iterations": 0})
     apart = margin_constants(network, "small", options, each_pair=True)
     together = margin_constants(network, "small", options)
     assert (apart.pairwise <= together.pairwise).all()
