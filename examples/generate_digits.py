@@ -37,6 +37,11 @@ def nearest(x: np.ndarray, to: np.ndarray) -> np.ndarray:
     return np.sqrt(squares.min(axis=1).clip(0))
 
 
+def spread(x: np.ndarray, y: np.ndarray) -> float:
+    """Mean squared distance of images to the mean of their class, the mean over classes."""
+    return float(np.mean([x[y == each].reshape((y == each).sum(), -1).var(axis=0).sum() for each in np.unique(y)]))
+
+
 def share_right(judge: torch.nn.Module, x: np.ndarray, y: np.ndarray) -> float:
     """Share of images that a classifier takes for their label."""
     return float((probabilities(judge, torch.from_numpy(x)).argmax(1).numpy() == y).mean())
@@ -57,18 +62,25 @@ def picture(made: Generated, path: Path, *, rows: int = 10) -> None:
 def measured(made: Generated, judge: torch.nn.Module, other: torch.nn.Module, train: Labelled, test: Labelled) -> dict:
     """What is to be said of the images: how many were kept, whether they are right, and whether they are new."""
     x = (made.levels * made.scale).astype(np.float32)
-    near = {"generated": nearest(x, train.x), "test": nearest(test.x, train.x)}
+    few = np.random.default_rng(0).permutation(len(x))[: len(train)]
+    near = {
+        "generated_to_training": nearest(x, train.x),
+        "test_to_training": nearest(test.x, train.x),
+        "test_to_generated": nearest(test.x, x),
+        "test_to_as_many_generated_as_training": nearest(test.x, x[few]),
+    }
     return {
         "judge_test_accuracy": round(share_right(judge, test.x, test.y), 4),
         "drawn": made.drawn,
         "taken_for_their_label": round(made.agreed, 4),
         "kept_share": round(made.kept, 4),
         "kept_right_by_another_classifier": round(share_right(other, x, made.y), 4),
-        "nearest_training_image": {
+        "nearest": {
             name: dict(zip(("p5", "p50", "p95"), np.percentile(d, (5, 50, 95)).round(3).tolist(), strict=True))
             for name, d in near.items()
         },
-        "equal_to_a_training_image": int((near["generated"] < 1e-6).sum()),
+        "spread_of_training": round(spread(x, made.y) / spread(train.x, train.y), 3),
+        "equal_to_a_training_image": int((near["generated_to_training"] < 1e-6).sum()),
         "distinct": len(np.unique(made.levels.reshape(len(made.y), -1), axis=0)),
     }
 
