@@ -97,7 +97,7 @@ def test_each_pair_on_its_own_is_no_looser_and_still_above_what_is_attained():
     import torch
 
     network = small(2, classes=3).network()
-    options = SERIAL.model_copy(update={"method": "ellipsoid", "iterations": 0})
+    options = SERIAL.model_copy(update={"method": "ellipsoid", "iterations": 3})
     apart = margin_constants(network, "small", options, each_pair=True)
     together = margin_constants(network, "small", options)
     assert (apart.pairwise <= together.pairwise).all()
