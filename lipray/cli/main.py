@@ -21,6 +21,7 @@ from lipray.cli.resume import resume_command
 from lipray.cli.runs import runs_command
 from lipray.cli.submit import submit_command
 from lipray.cli.sweep import sweep_command
+from lipray.cli.train import train_command
 from lipray.cli.verify import verify_command
 from lipray.errors import LiprayError
 from lipray.run.stop import Stopped
@@ -97,6 +98,7 @@ cli.add_command(resume_command)
 cli.add_command(runs_command)
 cli.add_command(report_command)
 cli.add_command(verify_command)
+cli.add_command(train_command)
 cli.add_command(certify_command)
 cli.add_command(doctor_command)
 cli.add_command(submit_command)

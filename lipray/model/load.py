@@ -227,11 +227,9 @@ def _from_factory(spec: str, input_shape: tuple[int, ...] | None, weights: Path 
 
     from lipray.model import checkpoint as files
 
-    place, attribute = spec.rsplit(":", 1)
-    if not attribute.isidentifier() or not place:
-        raise UsageError("MODEL", f"{spec!r} names no factory", hint=f"Write {place or 'module'}:FACTORY.")
     shape = _required(input_shape, spec)
-    module = _call_factory(spec, place, attribute)
+    module = load_module(spec)
+    attribute = spec.rsplit(":", 1)[1]
     notes: tuple[str, ...] = ()
     digest = None
     if weights is None:
@@ -245,6 +243,22 @@ def _from_factory(spec: str, input_shape: tuple[int, ...] | None, weights: Path 
         module.load_state_dict(tensors, strict=False)  # only step counters can be missing after fit
         digest = checkpoint.digest
     return _import(module.eval(), shape, attribute, notes, digest)
+
+
+def load_module(spec: str) -> nn.Module:
+    """The torch module of ``module:factory`` or ``file.py:factory``, in eval mode; its Python code is run.
+
+    Raises:
+        ModelNotFoundError: nothing of that name.
+        UsageError: no factory is named.
+        ModelError: the factory's code fails, or gives no module.
+    """
+    if ":" not in spec:
+        raise unknown_model(spec)
+    place, attribute = spec.rsplit(":", 1)
+    if not attribute.isidentifier() or not place:
+        raise UsageError("MODEL", f"{spec!r} names no factory", hint=f"Write {place or 'module'}:FACTORY.")
+    return _call_factory(spec, place, attribute)
 
 
 def _call_factory(spec: str, place: str, attribute: str) -> nn.Module:

@@ -8,6 +8,7 @@ checkpoints load unchanged.
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -32,6 +33,8 @@ class Architecture:
         classes: Default number of outputs.
         inferred: Arguments of the factory that the shapes of a checkpoint determine: from one entry
             an integer, from several a tuple of integers.
+        counted: Arguments of the factory that are how many entries of a checkpoint there are: a key with ``{}`` in
+            the place of 0, 1, 2 ...
         resizable: Whether other heights and widths than the default's work.
     """
 
@@ -41,6 +44,7 @@ class Architecture:
     classes: int
     arguments: Mapping[str, object] = field(default_factory=dict)
     inferred: Mapping[str, tuple[Entry, ...]] = field(default_factory=dict)
+    counted: Mapping[str, str] = field(default_factory=dict)
     resizable: bool = True
 
     def build(self, **arguments: object) -> nn.Module:
@@ -61,6 +65,10 @@ class Architecture:
             sizes = tuple(shapes[key][axis] for key, axis in entries if key in shapes and axis < len(shapes[key]))
             if len(sizes) == len(entries) and min(sizes) > 0:
                 found[argument] = sizes[0] if len(sizes) == 1 else sizes
+        for argument, key in self.counted.items():
+            entries_found = next(count for count in itertools.count() if key.format(count) not in shapes)
+            if shapes:
+                found[argument] = entries_found
         return found
 
 
@@ -124,6 +132,28 @@ def _cnn(name: str, input_shape: tuple[int, ...], classes: int, convolutions: in
     )
 
 
+def _liresnet(name: str, input_shape: tuple[int, int, int], **arguments: int) -> Architecture:
+    return Architecture(
+        name=name,
+        factory="liresnet:liresnet",
+        input_shape=input_shape,
+        classes=10,
+        arguments={"channels": input_shape[0], "side": input_shape[1], **arguments},
+        inferred={
+            "classes": (("head.weight", 0),),
+            "width": (("stem.weight", 0),),
+            "kernel": (("stem.weight", 2),),
+            "patch": (("neck.weight", 2),),
+            "neck": (("neck.weight", 0),),
+            "dense": (("head.weight", 1),),
+        },
+        counted={"depth": "backbone.{}.weight", "dense_depth": "dense.{}.weight"},
+        resizable=False,
+    )
+
+
+_DIGITS = {"width": 16, "depth": 3, "kernel": 3, "stride": 1, "patch": 2, "neck": 32, "dense": 128, "dense_depth": 3}
+
 _ALL = (
     _cnn("cnn1", (1, 28, 28), 10, convolutions=2),
     _cnn("cnn2", (3, 32, 32), 100, convolutions=5),
@@ -141,6 +171,8 @@ _ALL = (
     *(_vgg(depth, batch_norm=batch_norm) for depth in (11, 13, 16, 19) for batch_norm in (False, True)),
     _vgg_cifar(batch_norm=False),
     _vgg_cifar(batch_norm=True),
+    _liresnet("liresnet", (3, 32, 32)),
+    _liresnet("liresnet-digits", (1, 8, 8), **_DIGITS),
 )
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({entry.name: entry for entry in _ALL})
