@@ -26,7 +26,7 @@ from peers.pages import ABOUT, write
 from peers.process import context, measure
 from peers.work import prepare, ways_of
 
-SHORT_LIMIT = 3.0
+SHORT_LIMIT = 2.0
 MEMORY = 10 * 2**30
 
 
