@@ -89,12 +89,12 @@ def attack(
     centre = torch.from_numpy(np.asarray(x, dtype=np.float64)).to(options.device)
     labels = torch.from_numpy(predictions).to(options.device)
     search = _Search(lambda point: evaluate(network, point, moved), centre, labels, options)
+    nearest = min(NEAREST, order.shape[1])
     for restart in range(options.restarts):
         noise = torch.randn(centre.shape, dtype=torch.float64, generator=generator, device="cpu").to(options.device)
-        # Every second restart aims at one class, the first at whichever comes.
-        place = (restart - 1) // 2 % min(NEAREST, order.shape[1])
-        target = torch.from_numpy(order[:, place].copy()).to(options.device) if restart % 2 else None
-        search.run(target, noise if restart else None)
+        turn = restart % (nearest + 1)
+        target = torch.from_numpy(order[:, turn - 1].copy()).to(options.device) if turn else None
+        search.run(target, noise if restart > nearest else None)
 
     def other(points: np.ndarray) -> np.ndarray:
         return other_class(*logits(network, weights, torch.from_numpy(points), constants), predictions)

@@ -74,9 +74,9 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     """
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-    except OSError as fault:
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as fault:
         raise StoreError(str(path), f"cannot be read ({fault.strerror})") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as fault:
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as fault:
         raise StoreError(
             str(path), f"is no whole checkpoint ({type(fault).__name__})", hint="Begin the run anew."
         ) from None

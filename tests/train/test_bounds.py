@@ -31,7 +31,7 @@ def cnn(seed=0):
 
 
 def residual():
-    """Layers of a LiResNet but the orthogonal ones: of singular values that are all nearly one the largest has no slope."""
+    """Layers of a LiResNet but the orthogonal ones: the largest of singular values that are nearly equal is not smooth."""
     torch.manual_seed(1)
     return nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1),
