@@ -151,6 +151,16 @@ def test_damaged_archives(tmp_path):
         read_data(f"cifar10:{tmp_path / 'absent'}", "train")
 
 
+def test_a_changed_pixel_in_an_archive_is_noticed(tmp_path):
+    """Compressed archives end with a checksum, which tells what no length or header does."""
+    whole = bytearray(tar(tmp_path / "a.tar.gz", cifar_binary(10)).read_bytes())
+    whole[len(whole) // 2] ^= 1
+    (tmp_path / "a.tar.gz").write_bytes(whole)
+    for split in ("train", "test"):
+        with pytest.raises(DataError, match=r"a\.tar\.gz"):
+            read_data(f"cifar10:{tmp_path / 'a.tar.gz'}", split)
+
+
 def test_random_damage_is_always_named(tmp_path):
     """What a pickle or a tar file says after bytes of it have changed may be anything; it is data, or an error."""
     random = np.random.default_rng(0)
