@@ -3,8 +3,9 @@
 Projected gradient ascent in l2 on f_t - f_j, with a ball that follows what is found (as in the fast minimum-norm attack
 of Pintor et al. 2021): while the class holds, the ball reaches to where the linearised margin vanishes; once it is
 broken, the ball shrinks below the best perturbation, and grows again when the class comes back. Steps shrink to
-nothing. t is the best other class, or one of those whose certified radii are least. The best perturbation is then
-shortened along its direction by bisection.
+nothing. The first restart is from the input and aims at whichever other class comes, the next ones, from the input
+too, at those whose certified radii are least; then both again from random points. The best perturbation is shortened
+along its direction by bisection.
 
 What comes out is a fact about the exact function: the point is a float64 array, another class is larger there beyond
 the rounding of the evaluation, and its distance is rounded up. The search itself may be as wrong as it likes.
