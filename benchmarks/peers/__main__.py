@@ -9,8 +9,10 @@ a selection that takes some minutes and writes to ``runs/bench-short``. ``--list
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
+import time
 from pathlib import Path
 
 from harness import ROOT, Row
@@ -27,6 +29,8 @@ from peers.process import context, measure
 from peers.work import prepare, ways_of
 
 SHORT_LIMIT = 2.0
+SHORT = 480.0
+"""Seconds after which a short run begins no further row, however busy the machine is."""
 MEMORY = 10 * 2**30
 
 
@@ -82,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     limit = options.limit or (SHORT_LIMIT if options.short else LIMIT)
     try:
         if not options.report:
-            fill(kept, options, limit)
+            fill(kept, options, limit, SHORT if options.short else math.inf)
     except KeyboardInterrupt:
         print(f"peers: stopped; what was measured is in {kept.path}", flush=True)
         return 130
@@ -91,8 +95,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def fill(kept: Kept, options: argparse.Namespace, limit: float) -> None:
-    """Measure every row that is not there."""
+def fill(kept: Kept, options: argparse.Namespace, limit: float, seconds: float = math.inf) -> None:
+    """Measure every row that is not there, and begin none when ``seconds`` are over."""
+    start = time.monotonic()
     made = context()
     for case in asked_for(options):
         quote(kept, case)
@@ -103,6 +108,9 @@ def fill(kept: Kept, options: argparse.Namespace, limit: float) -> None:
             stamp, allowed = version(method), limit * method.patience
             if not options.fresh and kept.find(case.name, method.name, stamp, allowed) is not None:
                 continue
+            if time.monotonic() - start > seconds:
+                print(f"peers: {seconds:.0f} s are over: the rest is left to another run", flush=True)
+                return
             print(f"peers: {case.name}: {method.name} ...", flush=True)
             row = kept.keep(
                 case.name,

@@ -158,6 +158,15 @@ def test_an_interrupted_run_keeps_its_rows_and_goes_on(counted):
     assert len(calls) == 2 + 3
 
 
+def test_a_short_run_ends_in_time_and_another_goes_on(counted, monkeypatch):
+    go, calls, _, _ = counted
+    monkeypatch.setattr(command, "SHORT", 0.0)
+    assert go("--short") == 0
+    assert calls == []
+    assert go() == 0
+    assert len(calls) == 4
+
+
 def test_a_row_that_ran_out_is_measured_again_with_more_time_only(tmp_path):
     kept = Kept(tmp_path)
     kept.keep("a", "way", "1", {"bound": None, "ended": "out of time (10 s)", "limit": 10.0})
