@@ -67,7 +67,7 @@ def median(seconds: Sequence[float]) -> float:
     return round(statistics.median(seconds), 6)
 
 
-def environment() -> Row:
+def environment(parts: Sequence[str] = MEASURED) -> Row:
     """The machine, the versions and the threads, without anything that names the machine."""
     found = versions()
     return {
@@ -77,7 +77,7 @@ def environment() -> Row:
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {name: found[name] for name in PACKAGES if name in found},
         "threads": {"torch": torch.get_num_threads(), **{v: os.environ.get(v, "") for v in THREAD_VARIABLES}},
-        "code": _code(),
+        "code": _code(parts),
     }
 
 
@@ -89,10 +89,10 @@ def _cpu() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def _code() -> str:
+def _code(parts: Sequence[str]) -> str:
     """Hash of the parts of lipray that measurements depend on."""
     digest = hashlib.sha256()
-    for part in MEASURED:
+    for part in parts:
         for path in sorted((ROOT / "lipray" / part).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
@@ -111,7 +111,13 @@ class Results:
     """The rows of one benchmark, on disk as ``NAME.json`` and ``NAME.md``."""
 
     def __init__(
-        self, name: str, title: str, columns: Sequence[Column], options: argparse.Namespace, notes: str = ""
+        self,
+        name: str,
+        title: str,
+        columns: Sequence[Column],
+        options: argparse.Namespace,
+        notes: str = "",
+        parts: Sequence[str] = MEASURED,
     ) -> None:
         short = ROOT / "runs" / "bench-short"
         folder = options.out or (short if options.short else ROOT / "benchmarks" / "results")
@@ -120,7 +126,7 @@ class Results:
         self.json, self.markdown = folder / f"{name}.json", folder / f"{name}.md"
         self.repeat = 1 if options.short else options.repeat
         self._only, self._fresh = options.only, options.fresh or options.short
-        self._environment = environment()
+        self._environment = environment(parts)
         identity = json.dumps(self._environment, sort_keys=True)
         self._identity = hashlib.sha256(identity.encode()).hexdigest()[:12]
         stored = json.loads(self.json.read_text(encoding="utf-8")) if self.json.exists() else {}
@@ -132,8 +138,7 @@ class Results:
         """Measure a row, unless it is not asked for or is there already."""
         if self._only and not any(text in key for text in self._only):
             return
-        known = self.rows.get(key)
-        if known and not self._fresh and known["identity"] == self._identity and known["repeat"] == self.repeat:
+        if not self.wants(key):
             print(f"{self.name}: {key}: measured before", flush=True)
             return
         print(f"{self.name}: {key} ...", flush=True)
@@ -144,6 +149,14 @@ class Results:
         self._write()
         shown = ", ".join(f"{c.heading} {_cell(c, values)}" for c in self.columns if values.get(c.key) is not None)
         print(f"  {shown} ({time.perf_counter() - start:.1f} s in all)", flush=True)
+
+    def wants(self, key: str) -> bool:
+        """Whether a row is asked for and not there already."""
+        if self._only and not any(text in key for text in self._only):
+            return False
+        known = self.rows.get(key)
+        fits = known and known["identity"] == self._identity and known["repeat"] == self.repeat
+        return self._fresh or not fits
 
     def derive(self, key: str, values: Row, like: Row) -> None:
         """Set a row that follows from others; date and circumstances are those of ``like``."""

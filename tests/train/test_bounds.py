@@ -31,7 +31,7 @@ def cnn(seed=0):
 
 
 def residual():
-    """Layers of a LiResNet but the orthogonal ones: the largest of singular values that are nearly equal is not smooth."""
+    """Layers of a LiResNet but the orthogonal ones: the largest of nearly equal singular values is not smooth."""
     torch.manual_seed(1)
     return nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1),
