@@ -3,6 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help estimate test test-slow lint format bench bench-short bench-report bench-peers bench-peers-short \
+	bench-training bench-training-short \
 	soundness clean python
 
 # The first interpreter that is new enough; override with `make PYTHON=/path/to/python`.
@@ -19,6 +20,7 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make bench      the benchmarks, into benchmarks/results (hours); bench-short is a smoke run of minutes"
 	@echo "make bench-peers  the same networks by other tools too (hours; goes on where it stopped); bench-peers-short in minutes"
+	@echo "make bench-training  certified training on digits, and what each bound adds (an hour); bench-training-short in minutes"
 	@echo "make soundness  10,000 random networks bounded, verified and attacked (an hour or two; goes on where it stopped)"
 	@echo "make lint       ruff and mypy only"
 	@echo "make format     let ruff rewrite"
@@ -45,6 +47,14 @@ BENCHMARKS := tightness speed partition compositions frequency sizes depth peak 
 bench: $(VENV)/.installed-bench
 	@failed=; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || failed=1; done; \
 	$(MAKE) --no-print-directory bench-report && test -z "$$failed"
+
+# Digits by certified training: three seeds beside plain training in a quarter of an hour, and what each bound adds.
+bench-training: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/training.py
+	$(MAKE) --no-print-directory bench-report
+
+bench-training-short: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/training.py --short
 
 bench-short: $(VENV)/.installed-bench
 	@failed=; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --short || failed=1; done; test -z "$$failed"

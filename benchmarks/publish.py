@@ -441,6 +441,38 @@ def service() -> None:
         replace("service", harness.table(SERVICE, rows))
 
 
+def _percent(value: float) -> str:
+    return f"{value:.1%}"
+
+
+TRAINED = (
+    "cross-entropy, mean",
+    "emma, mean",
+    "emma, long, mean",
+    "emma, generated, mean",
+    "gloro, mean",
+    "trades, mean",
+)
+"""Rows of the training's table, as far as they were measured."""
+
+TRAINING = (
+    Column("digits, mean of three seeds", "what"),
+    Column("clean", "clean", _percent),
+    *(Column(f"certified at {radius}", radius, _percent) for radius in ("0.1", "0.25", "0.5")),
+    *(Column(f"not broken at {radius}", f"attack {radius}", _percent) for radius in ("0.5",)),
+    Column("upper ÷ lower", "gap", harness.ratio),
+    Column("training, s", "seconds", harness.seconds),
+)
+
+
+def training() -> None:
+    """The table of certified training."""
+    found = results("training")
+    rows = {name: found[name] for name in TRAINED if name in found}
+    if rows:
+        replace("training", harness.table(TRAINING, rows))
+
+
 def sweep() -> None:
     """The plot of a sweep, as ``lipray report`` draws it."""
     found = results("sweep")
@@ -496,6 +528,7 @@ def main() -> int:
         verification,
         soundness,
         service,
+        training,
         sweep,
         peers,
     )
