@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,11 +58,7 @@ def train_command(
     from lipray.cli.console import end_cleanly, print_result
     from lipray.train.session import run_training
 
-    def told(row: Row) -> None:
-        if not quiet:
-            click.echo(line(row, chosen.epochs), err=True)
-
-    with end_cleanly():
+    with end_cleanly(), shown(chosen.epochs, quiet=quiet) as told:
         trained = run_training(chosen, out=out, resume=resume, address=address, notify=told)
     if as_json:
         import json
@@ -72,6 +70,27 @@ def train_command(
 
     print_result(training_table(trained.rows[-1], str(trained.folder), trained.command))
     return 0
+
+
+@contextlib.contextmanager
+def shown(epochs: int, *, quiet: bool) -> Iterator[Callable[[Row], None]]:
+    """Who is told of every epoch: a line each, and on a terminal a bar below them."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, soft_wrap=True)
+    if quiet or not console.is_terminal:
+        yield lambda row: None if quiet else click.echo(line(row, epochs), err=True)
+        return
+    columns = (TextColumn("epoch"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("epochs", total=epochs)
+
+        def told(row: Row) -> None:
+            console.print(line(row, epochs), highlight=False)
+            progress.update(task, completed=row["epoch"])
+
+        yield told
 
 
 def line(row: Row, epochs: int) -> str:
