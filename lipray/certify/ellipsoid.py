@@ -1,8 +1,8 @@
 """The default method: shape matrices (ellipsoids of increments) with optimised multipliers.
 
-The closed form is always there; an interior-point method improves it while the inequality's order
-allows, a first-order method beyond. Whatever an optimiser returns, the bound is recomputed from the
-multipliers by ``lipray.verify.elimination`` and the best certified one is kept.
+The closed form is always there, and for large deep chains multipliers chosen layer by layer; an interior-point method
+improves them while the inequality's order allows, a first-order method beyond. Whatever an optimiser returns, the bound
+is recomputed from the multipliers by ``lipray.verify.elimination`` and the best certified one is kept.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from lipray.certify.certificate import Certificate, Status
 from lipray.certify.closed_form import closed_form
 from lipray.certify.excess import unrounded_dense
 from lipray.certify.inequality import assemble, reduced_order
+from lipray.certify.layerwise import layerwise
 from lipray.partition.cost import INTERIOR_POINT_ORDER
 from lipray.partition.subproblem import Settings, Subproblem
 from lipray.verify.elimination import Blocks, Evaluation, evaluate, prepare
@@ -28,6 +29,9 @@ INTERIOR_ITERATIONS = 80
 DESCENT_ITERATIONS = 150
 DESCENT_TOLERANCE = 1e-6
 """Relative improvement per iteration below which first-order steps end a stage."""
+
+QUICK_ORDER = 600
+"""Order up to which the interior-point method needs no better start than the closed form."""
 
 STALLED_GAP = 1e-3
 """Relative duality gap above which a stalled interior-point method hands over to first-order steps."""
@@ -51,6 +55,12 @@ def solve_ellipsoid(problem: Subproblem) -> Certificate | None:
     if blocks.depth == 0 or best.bound == 0.0:
         status = Status.CONVERGED
     elif settings.iterations != 0:
+        deadline = None if settings.time_limit is None else start + settings.time_limit
+        chosen = layerwise(blocks, deadline=deadline) if reduced_order(blocks) > QUICK_ORDER else None
+        greedy = None if chosen is None else evaluate(blocks, chosen)
+        if greedy is not None and greedy.bound < best.bound:
+            figures["layerwise"] = greedy.bound
+            base, best = greedy.multipliers, greedy
         found, status, used, value = _optimise(blocks, base, best.bound / blocks.factor, settings, start)
         figures["solver"] = value * blocks.factor
         improved = certify_blend(blocks, found, base)
