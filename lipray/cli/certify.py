@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from lipray.data.labelled import Labelled
     from lipray.model.load import Loaded
     from lipray.robust.attack import AttackOptions
+
+EVERY = 5.0
+"""Seconds between lines about examples."""
 
 
 @click.command("certify")
@@ -70,10 +74,6 @@ def certify_command(
     from lipray.cli.progress import show_progress
     from lipray.robust.session import run_certify
 
-    def told(done: int, count: int) -> None:
-        if not quiet:
-            click.echo(f"{done}/{count} examples", err=True)
-
     with end_cleanly() as watch, redirect_stdout(sys.stderr), show_progress(quiet=quiet) as notify:
         certified = run_certify(
             loaded.network,
@@ -88,7 +88,7 @@ def certify_command(
             notes=loaded.notes,
             file_hash=loaded.weights_hash,
             notify=watch(notify),
-            told=told,
+            told=None if quiet else _Told(),
         )
     if as_json:
         from lipray.report.json import to_json
@@ -102,6 +102,19 @@ def certify_command(
     from lipray.run.session import INCOMPLETE
 
     return 0 if certified.record.constants.complete else INCOMPLETE
+
+
+class _Told:
+    """Lines on stderr about the examples that are done, every few seconds and at the end."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def __call__(self, done: int, count: int) -> None:
+        now = time.monotonic()
+        if done == count or now - self._last >= EVERY:
+            self._last = now
+            click.echo(f"{done}/{count} examples", err=True)
 
 
 def _load(model: str, options: EstimateConfig, examples: Labelled, *, trust: bool) -> Loaded:

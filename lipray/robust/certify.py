@@ -18,7 +18,7 @@ from lipray.model.network import Network
 from lipray.robust.attack import AttackOptions, Found, attack
 from lipray.robust.classifier import as_classifier
 from lipray.robust.constants import Constants, margin_constants
-from lipray.robust.radii import Radii, batch_size, certified_radii, is_blurred, logits, node_constants
+from lipray.robust.radii import Radii, batch_size, certified_radii, logits, sharp_enough
 from lipray.robust.rounding import at_least, at_most
 from lipray.run.events import Listener, ignore
 from lipray.run.executor import Executor
@@ -149,8 +149,7 @@ def certify_network(
     constants = margin_constants(classifier, name, config, each_pair=each_pair, notify=notify, executor=executor)
     weights = prepare(classifier)
     step = batch_size(classifier)
-    start = torch.from_numpy(data.x[:step].astype(np.float64))
-    nodes = node_constants(classifier) if is_blurred(*logits(classifier, weights, start)) else None
+    nodes = sharp_enough(classifier, weights, torch.from_numpy(data.x[:step].astype(np.float64)))
     parts: list[Radii] = []
     found: list[tuple[np.ndarray, np.ndarray]] = []
     for first in range(0, len(data), step):

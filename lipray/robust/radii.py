@@ -26,9 +26,11 @@ from lipray.model.evaluate import Weights
 from lipray.model.evaluate_error import evaluate_with_error
 from lipray.model.network import Concat, Conv, Network, Sum
 from lipray.robust.rounding import margins_down, quotients_down
-from lipray.verify.layer_norms import operation_constant
+from lipray.verify.layer_norms import MATRIX_BELOW, operation_constant
+from lipray.verify.outward import sum_up
+from lipray.verify.spectral import spectral_norm_bound
 
-BATCH_BYTES = 2**28
+BATCH_BYTES = 2**29
 """What a batch may take, with gradients and the columns of its convolutions."""
 MOST = 512
 """Inputs of a batch at most."""
@@ -78,14 +80,42 @@ def logits(
     return values.numpy(), errors.numpy()
 
 
-def node_constants(network: Network) -> tuple[float, ...]:
-    """Certified constants of the nodes with one input, for ``logits`` of deep networks; 0 in the place of others."""
+def sharp_enough(network: Network, weights: Weights, x: torch.Tensor) -> tuple[float, ...] | None:
+    """The cheapest constants of nodes with which the bound of the rounding is small on a batch; the best if none is.
+
+    ``None`` where entries alone suffice; then constants by taps, then those that an estimate would use.
+    """
+    if not is_blurred(*logits(network, weights, x)):
+        return None
+    quick = node_constants(network, quick=True)
+    return node_constants(network) if is_blurred(*logits(network, weights, x, quick)) else quick
+
+
+def node_constants(network: Network, *, quick: bool = False) -> tuple[float, ...]:
+    """Certified constants of the nodes with one input, for ``logits`` of deep networks; 0 in the place of others.
+
+    Args:
+        network: a map to logits.
+        quick: bound a large convolution by the sum over its taps of their matrices' norms: every tap is a shift, a
+            crop and that matrix at every position.
+    """
     constants = [0.0]
     for node in network.nodes[1:]:
-        source = network.nodes[node.inputs[0]].shape
-        several = isinstance(node.op, Sum | Concat)
-        constants.append(0.0 if several else operation_constant(node.op, network.weights, source, node.shape))
+        op, source = node.op, network.nodes[node.inputs[0]].shape
+        if isinstance(op, Sum | Concat):
+            constants.append(0.0)
+        elif quick and isinstance(op, Conv) and min(math.prod(source), node.size) > MATRIX_BELOW:
+            constants.append(_taps_constant(np.asarray(network.weights[op.weight], dtype=np.float64), op.groups))
+        else:
+            constants.append(operation_constant(op, network.weights, source, node.shape))
     return tuple(constants)
+
+
+def _taps_constant(weight: np.ndarray, groups: int) -> float:
+    """The sum over taps of the norms of the matrices (out, in), of a grouped one that of its largest block."""
+    taps = weight.reshape(*weight.shape[:2], -1)
+    blocks = np.split(taps, groups)
+    return sum_up(max(spectral_norm_bound(block[:, :, tap]) for block in blocks) for tap in range(taps.shape[2]))
 
 
 def is_blurred(values: np.ndarray, errors: np.ndarray) -> bool:
@@ -99,11 +129,12 @@ def is_blurred(values: np.ndarray, errors: np.ndarray) -> bool:
 def batch_size(network: Network) -> int:
     """Inputs that are worked on at a time, so that memory stays bounded.
 
-    A convolution on the CPU lays out its input in columns, one entry per weight and position.
+    A convolution on the CPU lays out its input in columns, one entry per weight and position; one does so at a time.
     """
-    entries = 6 * sum(node.size for node in network.nodes)
-    for node in network.nodes:
-        if isinstance(node.op, Conv):
-            taps = math.prod(network.weights[node.op.weight].shape[1:]) * node.op.groups
-            entries += 2 * taps * math.prod(node.shape[1:])
+    columns = [
+        math.prod(network.weights[node.op.weight].shape[1:]) * node.op.groups * math.prod(node.shape[1:])
+        for node in network.nodes
+        if isinstance(node.op, Conv)
+    ]
+    entries = 6 * sum(node.size for node in network.nodes) + 2 * max(columns, default=0)
     return int(np.clip(BATCH_BYTES // (8 * entries), 1, MOST))

@@ -50,7 +50,7 @@ def refused(code, words, *arguments, model=MODEL):
 
 def test_radii_of_a_trained_network():
     outcome = run(
-        "--data", "digits.npz", "--radius", "36/255", "--radius", "0.05", "--limit", "120", "--out", "out", *QUICK
+        "--data", "digits.npz", "--radius", "36/255", "--radius", "0.05", "--limit", "60", "--out", "out", *QUICK
     )
     assert outcome.exit_code == 0, outcome.output
     text = outcome.stdout
@@ -59,7 +59,7 @@ def test_radii_of_a_trained_network():
     record = json.loads(Path("out/robustness.json").read_text())
     with Path("out/radii.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == record["examples"] == 120
+    assert len(rows) == record["examples"] == 60
     assert 0.9 < record["clean"] == np.mean([row["correct"] == "1" for row in rows])
     first, second = record["at"]
     assert (first["radius"], second["radius"]) == ("36/255", "0.05")

@@ -270,6 +270,33 @@ def test_rounding_of_a_deep_network_is_bounded_by_its_norms():
     assert (certified_radii(values, errors, pairwise).radii > 0.0).all()
 
 
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(3, 1, 1), (3, 2, 2), (1, 1, 1), (2, 2, 4)])
+def test_constants_by_taps_are_above_those_of_an_estimate(kernel, stride, groups, monkeypatch):
+    from lipray.robust import radii
+
+    monkeypatch.setattr(radii, "MATRIX_BELOW", 0)
+    maps = Maps(4, 6, 6, seed=kernel)
+    maps.conv(8, kernel=kernel, stride=stride, groups=groups, padding=kernel // 2)
+    maps.act()
+    network = maps.network()
+    quick, exact = node_constants(network, quick=True), node_constants(network)
+    assert exact[1] * (1 - 1e-9) <= quick[1] <= kernel**2 * exact[1]
+    assert quick[2] == exact[2] == 1.0
+
+
+def test_the_cheapest_constants_that_suffice_are_taken(monkeypatch):
+    from lipray.robust import radii
+
+    network = small(0)
+    weights, x = prepare(network), torch.rand(8, *network.input_shape, dtype=torch.float64)
+    assert radii.sharp_enough(network, weights, x) is None
+    monkeypatch.setattr(radii, "is_blurred", lambda _, errors: errors.max() > 0.9 * first)
+    first = logits(network, weights, x)[1].max()
+    assert radii.sharp_enough(network, weights, x) == node_constants(network, quick=True)
+    monkeypatch.setattr(radii, "is_blurred", lambda *_: True)
+    assert radii.sharp_enough(network, weights, x) == node_constants(network)
+
+
 def test_data_must_fit_the_network():
     network = small()
     with pytest.raises(DataError, match="shape"):
