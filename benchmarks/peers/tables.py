@@ -54,11 +54,12 @@ def network_table(rows: Mapping[str, Row]) -> list[str]:
 
 
 def cut_short(name: str, row: Row) -> str:
-    """That a row took most of its limit, where that is less than its way's own."""
+    """That a row took most of a limit that is less than its way's own, or more than its way's own."""
     limit, method = row.get("limit"), METHODS.get(name)
-    if method is None or limit is None or limit >= LIMIT * method.patience or row["seconds"] < NEARLY * limit:
+    if method is None or limit is None:
         return ""
-    return f"given {limit:.0f} s"
+    own = LIMIT * method.patience
+    return f"given {limit:.0f} s" if limit != own and row["seconds"] >= NEARLY * min(limit, own) else ""
 
 
 def target_table(found: Sequence[Target]) -> list[str]:
