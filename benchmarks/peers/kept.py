@@ -19,11 +19,11 @@ class Kept:
         self.rows: dict[str, Row] = self._read()
 
     def find(self, network: str, method: str, version: str, limit: float) -> Row | None:
-        """The row of just this, unless its process died, or ran out of a smaller limit than there is now."""
+        """The row of just this, unless its process died, starved, or ran out of a smaller limit than there is."""
         row = self.rows.get(key_of(network, method, version))
         ended = "" if row is None else str(row.get("ended", ""))
         again = ended.startswith("died") or (ended.startswith("out of time") and row["limit"] < limit)
-        return None if row is None or again else row
+        return None if row is None or again or starved(row) else row
 
     def keep(self, network: str, method: str, version: str, values: Row) -> Row:
         """Add a row and write all of them."""
@@ -42,6 +42,11 @@ class Kept:
             return {}
         rows: dict[str, Row] = json.loads(self.path.read_text(encoding="utf-8"))["rows"]
         return rows
+
+
+def starved(row: Row) -> bool:
+    """Whether a row ran out of time of which its process had less than half, because the machine was busy."""
+    return str(row.get("ended", "")).startswith("out of time") and row.get("cpu", row["limit"]) < 0.5 * row["limit"]
 
 
 def key_of(network: str, method: str, version: str) -> str:
