@@ -99,6 +99,9 @@ def test_heavy_libraries_stay_where_they_belong(path):
             whole = ("model/", "verify/", "certify/", "run/", "robust/", "train/")
             assert place.startswith(whole) or (place == "api.py" and not top), place
             assert not (top and place.startswith("run/")), f"{place} imports torch when it is loaded"
+        if library in {"PIL", "sklearn"}:
+            assert place in {"data/tiny_imagenet.py", "data/digits.py"}, place
+            assert not top, place
         if library == "onnx":
             assert place.startswith("model/"), place
         if library == "matplotlib":
