@@ -38,7 +38,7 @@ WITH_GENERATED: dict[str, dict[str, Any]] = {
     "emma, long": {"loss": "emma", "epochs": 240},
     "emma, generated": {"loss": "emma", "generated": GENERATED, "batch": 200},
 }
-"""As many steps with real images alone as with three generated ones beside each."""
+"""As many images, all real, as with three generated ones beside each."""
 
 LOSSES: dict[str, dict[str, Any]] = {
     "gloro": {"loss": "gloro"},
@@ -74,8 +74,9 @@ a pair of points attains. `step`: training time over the number of steps of batc
 one thread, another training beside it. Rows of the three seeds are followed by mean and standard deviation.
 
 emma: LiResNet of width 16, radius 0.5 ramped to 0.75, `lipray train` with its defaults; cross-entropy: the same network
-without a constant in the loss. `emma, long` takes as many steps as `emma, generated`, whose batches have three
-generated digits for every real one (`examples/generate_digits.py`). `bound` rows: the plain network of
+without a constant in the loss. `emma, generated`: three generated digits beside every real one
+(`examples/generate_digits.py`), as many steps as emma, of four times the images; `emma, long`: as many images as that,
+in four times the steps, all real. `bound` rows: the plain network of
 `examples/digits_cnn.py` trained by EMMA with that bound's constants, and certified by five ways.
 
 pass: the mean of the seeds is at least {ASKED["clean"]:.0%} clean and {ASKED["0.1"]:.0%}, {ASKED["0.25"]:.0%} and
