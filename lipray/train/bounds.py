@@ -51,6 +51,14 @@ def make_bound(kind: str, graph: Live, *, steps: int = 1, iterations: int = ITER
             raise TrainingError(f"bound {kind!r}", f"there is no such bound; there are {', '.join(KINDS)}")
 
 
+def refresh(bound: Bound, graph: Live, module: nn.Module) -> None:
+    """What is done once an epoch: new multipliers for the weights as they are, where the bound has any."""
+    if isinstance(bound, Optimised):
+        with torch.no_grad():
+            weights = graph.weights(module)
+        bound.refresh(weights)
+
+
 class Constants:
     """K_ij of a classifier as it is trained: L · ‖w_i - w_j‖, L of what precedes its last dense layer.
 
@@ -93,10 +101,7 @@ class Constants:
 
     def refresh(self, module: nn.Module) -> None:
         """What is done once an epoch: new multipliers, where the bound has any."""
-        if isinstance(self.bound, Optimised):
-            with torch.no_grad():
-                weights = self._features.weights(module)
-            self.bound.refresh(weights)
+        refresh(self.bound, self._features, module)
 
     def __call__(self, module: nn.Module) -> torch.Tensor:
         """K (classes, classes), with gradients."""

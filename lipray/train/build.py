@@ -11,7 +11,7 @@ from torch import nn
 
 from lipray.data.labelled import Labelled
 from lipray.data.read import read_data
-from lipray.errors import DataError, LiprayError, TrainingError
+from lipray.errors import DataError, TrainingError
 from lipray.model.architectures import ARCHITECTURES
 from lipray.train.config import Generated, TrainConfig
 from lipray.train.liresnet import LiResNet
@@ -143,11 +143,3 @@ def radius_at(config: TrainConfig, step: int, steps: int) -> float:
     ramp = config.ramp
     share = min(1.0, step / (ramp.share * steps))
     return config.radius * (ramp.begin + (ramp.end - ramp.begin) * share)
-
-
-def as_lipray_error(fault: Exception, what: str) -> LiprayError:
-    """An error that names what failed, for faults of a user's own module."""
-    if isinstance(fault, LiprayError):
-        return fault
-    lines = str(fault).strip().splitlines()
-    return TrainingError(what, f"{type(fault).__name__}: {lines[0] if lines else 'no message'}")

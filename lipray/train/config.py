@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
-from lipray.config import Shape
 from lipray.errors import ConfigError
 
 LossName = Literal["emma", "gloro", "trades", "margin", "cross-entropy"]
@@ -73,7 +72,6 @@ class TrainConfig(_Part):
 
     model: str = "liresnet-digits"
     sizes: dict[str, PositiveInt] = Field(default_factory=dict)
-    input_shape: Shape | None = None
     data: str = "digits"
     test: str | None = None
     generated: Generated | None = None

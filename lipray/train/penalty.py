@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from lipray.train.bounds import ITERATIONS, make_bound
+from lipray.train.bounds import ITERATIONS, make_bound, refresh
 from lipray.train.live import live
-from lipray.train.optimised import Optimised
 
 
 class LipschitzPenalty:
@@ -53,10 +52,7 @@ class LipschitzPenalty:
 
     def refresh(self) -> None:
         """New multipliers for the weights as they are, where the bound has any: once an epoch."""
-        if isinstance(self._bound, Optimised):
-            with torch.no_grad():
-                weights = self._graph.weights(self.module)
-            self._bound.refresh(weights)
+        refresh(self._bound, self._graph, self.module)
 
     def constant(self) -> torch.Tensor:
         """L(W), a scalar."""

@@ -106,10 +106,8 @@ def log_text(rows: list[Row]) -> str:
 
 def _both(folder: Path, notify: Callable[[Row], None]) -> Callable[[Row], None]:
     """Every epoch into the log, so that it can be followed, and to whoever listens."""
-    seen: list[Row] = []
 
     def told(row: Row) -> None:
-        seen.append(row)
         with (folder / "progress.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         notify(row)
