@@ -127,7 +127,7 @@ def _on_ray(
     try:
         first = folder / CHECKPOINT if resumed and (folder / CHECKPOINT).exists() else None
         name = datetime.now(UTC).strftime("attempt-%Y%m%d-%H%M%S")
-        return run_workers(config, folder / "ray", name, first, notify)
+        return run_workers(config, folder / "ray", name, first, notify, alone=address is None)
     finally:
         cluster.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,8 @@ def _worker_loop(options: dict[str, Any]) -> None:
     """What every worker runs."""
     from lipray.train.build import build_module, read_training_data
 
+    if options["meeting"] is not None:
+        meet(Path(options["meeting"]))
     config = make_train_config(options["config"], "configuration")
     torch.set_num_threads(config.threads or 1)
     train, generated, test = read_training_data(config)
@@ -78,8 +81,20 @@ def _worker_loop(options: dict[str, Any]) -> None:
     run_loop(Work(config, module, train, generated, test), Worker(options["first"]))
 
 
+def meet(folder: Path) -> None:
+    """Make the workers of one machine a group by way of a file: torch's own meeting place listens on all addresses."""
+    import ray.train
+    import ray.train.collective
+
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    token = ray.train.collective.broadcast_from_rank_zero(uuid.uuid4().hex)  # a group begun anew meets elsewhere
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend, init_method=f"file://{folder / token}", rank=rank, world_size=world)
+
+
 def run_workers(
-    config: TrainConfig, folder: Path, name: str, first: Path | None, notify: Callable[[Row], None]
+    config: TrainConfig, folder: Path, name: str, first: Path | None, notify: Callable[[Row], None], *, alone: bool
 ) -> dict[str, Any]:
     """Train on the connected Ray by ``config.workers`` workers.
 
@@ -91,6 +106,7 @@ def run_workers(
         name: of the run.
         first: a checkpoint to go on from.
         notify: called with every epoch's row, after the end.
+        alone: on an embedded Ray, whose workers meet on this machine and listen on loopback only.
 
     Returns:
         The last checkpoint.
@@ -102,14 +118,18 @@ def run_workers(
     try:
         import ray.train
         import ray.train.torch
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     except ImportError as fault:
         raise ClusterError("Ray Train", "is not installed", hint='Run pip install "lipray[train]".') from fault
     gpu = config.device == "cuda" or (config.device == "auto" and _gpus() >= config.workers)
     _check_room(config.workers, gpu=gpu)
-    trainer = ray.train.torch.TorchTrainer(
+    trainer_of = DataParallelTrainer if alone else ray.train.torch.TorchTrainer
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = trainer_of(
         _worker_loop,
         train_loop_config={
             "config": config.model_dump(mode="json"),
+            "meeting": str(folder.resolve()) if alone else None,
             "first": None if first is None else str(first.resolve()),
         },
         scaling_config=ray.train.ScalingConfig(num_workers=config.workers, use_gpu=gpu),
