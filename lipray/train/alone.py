@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from lipray.errors import StoreError, TrainingError
+from lipray.run.store.files import reason, whole_file
 from lipray.train.loop import Row
 
 CHECKPOINT = "checkpoint.pt"
@@ -53,16 +53,11 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     Raises:
         StoreError: it cannot be written.
     """
-    partial = path.with_suffix(".part")
     try:
-        with partial.open("wb") as file:
+        with whole_file(path) as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
     except OSError as fault:
-        partial.unlink(missing_ok=True)
-        raise StoreError(str(path), f"cannot be written ({fault.strerror})") from None
+        raise StoreError(str(path), f"cannot be written ({reason(fault)})") from None
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -16,6 +17,8 @@ import yaml
 from torch import nn
 
 from lipray.errors import StoreError, TrainingError, UsageError
+from lipray.run.record.folder import choose_folder, open_run
+from lipray.run.store.files import LocalFiles
 from lipray.train.alone import CHECKPOINT, Alone, read_checkpoint, write_checkpoint
 from lipray.train.build import Deployable, build_module, check_module, read_training_data
 from lipray.train.config import TrainConfig, differences, make_train_config
@@ -83,8 +86,9 @@ def run_training(
     finally:
         torch.set_num_threads(threads)
     deployed = deployed_module(module)
-    _write(folder / LOG, log_text(rows).encode())
-    _write_weights(folder / WEIGHTS, deployed)
+    files = open_run(folder)
+    files.write(LOG, log_text(rows).encode())
+    files.write(WEIGHTS, _weights(deployed))
     return Trained(folder, rows, deployed, config)
 
 
@@ -106,10 +110,10 @@ def log_text(rows: list[Row]) -> str:
 
 def _both(folder: Path, notify: Callable[[Row], None]) -> Callable[[Row], None]:
     """Every epoch into the log, so that it can be followed, and to whoever listens."""
+    files = LocalFiles(folder)
 
     def told(row: Row) -> None:
-        with (folder / "progress.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        files.append("progress.jsonl", json.dumps(row).encode() + b"\n")
         notify(row)
 
     return told
@@ -143,17 +147,11 @@ def _device(config: TrainConfig) -> torch.device:
 
 
 def _new_folder(out: Path | None, config: TrainConfig) -> Path:
-    if out is None:
-        name = config.model.rpartition(":")[2].replace("/", "-")
-        out = Path("runs") / f"train-{name}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
-            raise StoreError(str(out), "is not empty", hint="Name a new folder, or go on with --resume.")
-    except OSError as fault:
-        raise StoreError(str(out), f"cannot be made ({fault.strerror})") from None
-    _write(out / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
-    return out
+    content = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode()
+    name = f"train-{config.model.rpartition(':')[2]}"
+    folder = choose_folder(out, None, name, hashlib.sha256(content).hexdigest(), datetime.now(UTC))
+    folder.write(CONFIG, content)
+    return Path(folder.place)
 
 
 def _resumed(folder: Path, config: TrainConfig, module: nn.Module) -> Path:
@@ -184,17 +182,8 @@ def stored_config(folder: Path) -> TrainConfig:
     return make_train_config(values or {}, str(folder / CONFIG))
 
 
-def _write_weights(path: Path, module: nn.Module) -> None:
+def _weights(module: nn.Module) -> bytes:
     from safetensors.torch import save
 
-    tensors = {key: value.detach().contiguous() for key, value in module.state_dict().items()}
-    _write(path, save(tensors))
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        partial = path.with_name(path.name + ".part")
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as fault:
-        raise StoreError(str(path), f"cannot be written ({fault.strerror})") from None
+    content: bytes = save({key: value.detach().contiguous() for key, value in module.state_dict().items()})
+    return content

@@ -11,8 +11,9 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
 from lipray.errors import StoreError, UsageError
@@ -64,20 +65,8 @@ class LocalFiles:
         """Write beside the place, and rename."""
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, scratch = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            Path(scratch).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(scratch).unlink()
-            raise
-        if durable:
-            self._sync(path.parent)
+        with whole_file(path, durable=durable) as file:
+            file.write(content)
 
     def append(self, name: str, content: bytes) -> None:
         """Add to the end of a file."""
@@ -116,13 +105,40 @@ class LocalFiles:
                 if now - path.stat().st_mtime > STALE:
                     path.unlink()
 
-    @staticmethod
-    def _sync(folder: Path) -> None:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+
+@contextlib.contextmanager
+def whole_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """A file to write that takes its place when all is in it, and leaves what was there where writing fails.
+
+    Args:
+        path: of the file, in a folder that is there.
+        durable: whether it is to outlive a loss of power.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    descriptor, scratch = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        Path(scratch).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(scratch).unlink()
+        raise
+    if durable:
+        _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def open_files(place: str) -> Backend:

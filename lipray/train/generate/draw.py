@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lipray.errors import TrainingError
+from lipray.run.store.files import whole_file
 from lipray.train.generate.flow import sample_flow
 from lipray.train.generate.judge import probabilities
 from lipray.train.generate.network import FlowNetwork
@@ -39,11 +40,9 @@ class Generated:
 
     def save(self, path: Path) -> None:
         """Write the ``.npz`` file that :func:`lipray.data.npz.read_npz` reads, with the confidences beside."""
-        unfinished = path.with_name(f"{path.name}.part")
-        with unfinished.open("wb") as file:
+        with whole_file(path) as file:
             sure = self.confidence.astype(np.float16)
             np.savez_compressed(file, x=self.levels, y=self.y, scale=self.scale, confidence=sure)
-        unfinished.replace(path)
 
 
 def draw_images(
