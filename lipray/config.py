@@ -174,6 +174,31 @@ class EstimateConfig(BaseModel):
         return self
 
 
+def read_mapping(path: Path, example: str) -> dict[str, Any]:
+    """Keys and values of a YAML file, not checked any further; none of an empty one.
+
+    Args:
+        path: of the file.
+        example: a line that such a file may hold, for who has written something else.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or holds anything but keys and values.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as fault:
+        raise ConfigError(str(path), f"cannot be read ({_reason(fault)})", hint="Check the path.") from None
+    except yaml.YAMLError as fault:
+        mark = getattr(fault, "problem_mark", None)
+        place = f" at line {mark.line + 1}" if mark is not None else ""
+        raise ConfigError(str(path), f"is not valid YAML{place}", hint=f"For example: {example}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(str(path), "must hold key: value lines", hint=f"For example: {example}")
+    return values
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Keys and values of a YAML file, checked against ``EstimateConfig``.
 
@@ -182,20 +207,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, is not YAML, or holds an unknown key or a wrong value.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as fault:
-        raise ConfigError(str(path), f"cannot be read ({_reason(fault)})", hint="Check the path.") from None
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as fault:
-        mark = getattr(fault, "problem_mark", None)
-        place = f" at line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(str(path), f"is not valid YAML{place}", hint="See docs for an example.") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(str(path), "must hold key: value lines", hint="For example: method: hybrid")
+    values = read_mapping(path, "method: hybrid")
     for key in ("weights", "data", "out"):
         if isinstance(values.get(key), str):
             values[key] = path.parent / values[key]

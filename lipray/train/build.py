@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol, runtime_checkable
+from dataclasses import fields
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from lipray.data.labelled import Labelled
 from lipray.data.read import read_data
 from lipray.errors import DataError, TrainingError
 from lipray.model.architectures import ARCHITECTURES
+from lipray.model.architectures.liresnet import Sizes
 from lipray.train.config import Generated, TrainConfig
 from lipray.train.liresnet import LiResNet
 
@@ -48,13 +50,13 @@ def _liresnet(config: TrainConfig, data: Labelled) -> LiResNet:
         raise TrainingError(
             config.model, f"takes square images, and the data have shape {data.shape}", hint="Name another model."
         )
-    known = ARCHITECTURES[config.model].arguments
-    sizes = {**known, "channels": data.shape[0], "side": data.shape[1], "classes": data.classes, **config.sizes}
+    unknown = sorted(set(config.sizes) - {each.name for each in fields(Sizes)})
+    if unknown:
+        raise TrainingError("sizes", f"{', '.join(unknown)} is no size of {config.model}")
+    of_data = {"channels": data.shape[0], "side": data.shape[1], "classes": data.classes}
+    sizes: dict[str, Any] = {**ARCHITECTURES[config.model].arguments, **of_data, **config.sizes}
     try:
-        return LiResNet(**sizes)  # type: ignore[arg-type]
-    except TypeError:
-        unknown = sorted(set(config.sizes) - set(known) - {"classes", "channels", "side", "kernel", "stride"})
-        raise TrainingError("sizes", f"{', '.join(unknown)} is no size of {config.model}") from None
+        return LiResNet(Sizes(**sizes))
     except (RuntimeError, ValueError, ZeroDivisionError) as fault:
         raise TrainingError("sizes", f"no network can be built with them: {fault}") from None
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lipray.model.architectures import liresnet as deployed
+from lipray.model.architectures.liresnet import Sizes
 from lipray.train.layers import (
     Centre,
     LinearResidualConv,
@@ -22,48 +23,20 @@ class LiResNet(nn.Module):
     """``lipray.model.architectures.liresnet.LiResNet`` with the layers of ``lipray.train.layers``.
 
     Stem; ``depth`` linear residual convolutions; a neck of orthogonal patches; an orthogonal dense layer and
-    ``dense_depth`` - 1 residual ones; a head with normalised rows. Convolutions are centred. Arguments: see there.
+    ``dense_depth`` - 1 residual ones; a head with normalised rows. Convolutions are centred.
     """
 
-    def __init__(
-        self,
-        *,
-        classes: int = 10,
-        channels: int = 3,
-        width: int = 512,
-        depth: int = 12,
-        kernel: int = 5,
-        stride: int = 2,
-        patch: int = 4,
-        neck: int = 512,
-        side: int = 32,
-        dense: int = 2048,
-        dense_depth: int = 8,
-    ) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.sizes = {
-            "classes": classes,
-            "channels": channels,
-            "width": width,
-            "depth": depth,
-            "kernel": kernel,
-            "stride": stride,
-            "patch": patch,
-            "neck": neck,
-            "side": side,
-            "dense": dense,
-            "dense_depth": dense_depth,
-        }
-        self.stem = nn.Conv2d(channels, width, kernel, stride, kernel // 2)
+        self.sizes = sizes
+        width, depth, dense = sizes.width, sizes.depth, sizes.dense
+        self.stem = nn.Conv2d(sizes.channels, width, sizes.kernel, sizes.stride, sizes.kernel // 2)
         self.backbone = nn.ModuleList(LinearResidualConv(width, depth) for _ in range(depth))
         self.centres = nn.ModuleList(Centre(width) for _ in range(depth + 1))
-        self.neck = OrthogonalPatches(width, neck, patch)
-        features = neck * (-(-side // stride) // patch) ** 2
-        first = OrthogonalLinear(features, dense)
-        self.dense = nn.ModuleList(
-            [first, *(ResidualOrthogonalLinear(dense, dense_depth) for _ in range(1, dense_depth))]
-        )
-        self.head = NormalisedHead(dense, classes)
+        self.neck = OrthogonalPatches(width, sizes.neck, sizes.patch)
+        others = (ResidualOrthogonalLinear(dense, sizes.dense_depth) for _ in range(1, sizes.dense_depth))
+        self.dense = nn.ModuleList([OrthogonalLinear(sizes.features, dense), *others])
+        self.head = NormalisedHead(dense, sizes.classes)
         self.activation = MinMax()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -79,7 +52,7 @@ class LiResNet(nn.Module):
     @torch.no_grad()
     def plain(self) -> deployed.LiResNet:
         """The network to deploy and to certify, in eval mode: the same function up to rounding."""
-        made = deployed.LiResNet(**self.sizes)
+        made = deployed.LiResNet(self.sizes)
         made.stem.load_state_dict(self.stem.state_dict())
         own = dict(self.named_modules())
         for name, place in made.named_modules():

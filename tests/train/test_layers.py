@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import lipray
+from lipray.model.architectures.liresnet import Sizes
 from lipray.model.architectures.minmax import MinMax
 from lipray.train import layers
 from lipray.train.cholesky import Orthogonalise, orthogonal_rows
@@ -17,7 +18,7 @@ SMALL = {"channels": 1, "width": 6, "depth": 2, "kernel": 3, "stride": 1, "patch
 
 def small(seed=0, **more):
     torch.manual_seed(seed)
-    return LiResNet(**{**SMALL, "dense_depth": 2, **more})
+    return LiResNet(Sizes(**{**SMALL, "dense_depth": 2, **more}))
 
 
 def certified_norm(module, shape):

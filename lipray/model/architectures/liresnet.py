@@ -6,7 +6,7 @@ kernel, Cholesky orthogonalisation, normalised rows, centring) has been done, an
 
 from __future__ import annotations
 
-import itertools
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -14,10 +14,12 @@ from torch import nn
 from lipray.model.architectures.minmax import MinMax
 
 
-class LiResNet(nn.Module):
-    """Stem, ``depth`` convolutions, a neck of patches, dense layers, head; MinMax after all but the neck and the head.
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large a LiResNet is; the defaults are the papers' on CIFAR-10.
 
-    Args:
+    Attributes:
+        classes: number of outputs.
         channels: of the input.
         width: channels of the maps; even.
         depth: convolutions of kernel 3 after the stem.
@@ -28,32 +30,38 @@ class LiResNet(nn.Module):
         side: height and width of the input.
         dense: outputs of every dense layer; even.
         dense_depth: their number, at least one.
-        classes: number of outputs.
     """
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        width: int,
-        depth: int,
-        kernel: int,
-        stride: int,
-        patch: int,
-        neck: int,
-        side: int,
-        dense: int,
-        dense_depth: int,
-        classes: int,
-    ) -> None:
+    classes: int = 10
+    channels: int = 3
+    width: int = 512
+    depth: int = 12
+    kernel: int = 5
+    stride: int = 2
+    patch: int = 4
+    neck: int = 512
+    side: int = 32
+    dense: int = 2048
+    dense_depth: int = 8
+
+    @property
+    def features(self) -> int:
+        """What enters the first dense layer."""
+        return self.neck * (-(-self.side // self.stride) // self.patch) ** 2
+
+
+class LiResNet(nn.Module):
+    """Stem, convolutions, a neck of patches, dense layers, head; MinMax after all but the neck and the head."""
+
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(channels, width, kernel, stride, kernel // 2)
-        self.backbone = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))
-        self.neck = nn.Conv2d(width, neck, patch, patch)
-        features = neck * (-(-side // stride) // patch) ** 2
-        sizes = [features, *[dense] * dense_depth]
-        self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
-        self.head = nn.Linear(dense, classes)
+        width, dense = sizes.width, sizes.dense
+        self.stem = nn.Conv2d(sizes.channels, width, sizes.kernel, sizes.stride, sizes.kernel // 2)
+        self.backbone = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(sizes.depth))
+        self.neck = nn.Conv2d(width, sizes.neck, sizes.patch, sizes.patch)
+        entering = [sizes.features, *[dense] * (sizes.dense_depth - 1)]
+        self.dense = nn.ModuleList(nn.Linear(features, dense) for features in entering)
+        self.head = nn.Linear(dense, sizes.classes)
         self.activation = MinMax()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -68,31 +76,6 @@ class LiResNet(nn.Module):
         return logits
 
 
-def liresnet(
-    *,
-    classes: int = 10,
-    channels: int = 3,
-    width: int = 512,
-    depth: int = 12,
-    kernel: int = 5,
-    stride: int = 2,
-    patch: int = 4,
-    neck: int = 512,
-    side: int = 32,
-    dense: int = 2048,
-    dense_depth: int = 8,
-) -> LiResNet:
-    """The CIFAR network of the papers, unless sizes are given."""
-    return LiResNet(
-        channels=channels,
-        width=width,
-        depth=depth,
-        kernel=kernel,
-        stride=stride,
-        patch=patch,
-        neck=neck,
-        side=side,
-        dense=dense,
-        dense_depth=dense_depth,
-        classes=classes,
-    )
+def liresnet(**sizes: int) -> LiResNet:
+    """The CIFAR network of the papers, unless sizes are given: the fields of ``Sizes``."""
+    return LiResNet(Sizes(**sizes))

@@ -65,10 +65,8 @@ class Architecture:
             sizes = tuple(shapes[key][axis] for key, axis in entries if key in shapes and axis < len(shapes[key]))
             if len(sizes) == len(entries) and min(sizes) > 0:
                 found[argument] = sizes[0] if len(sizes) == 1 else sizes
-        for argument, key in self.counted.items():
-            entries_found = next(count for count in itertools.count() if key.format(count) not in shapes)
-            if shapes:
-                found[argument] = entries_found
+        for argument, key in self.counted.items() if shapes else ():
+            found[argument] = next(count for count in itertools.count() if key.format(count) not in shapes)
         return found
 
 
