@@ -90,7 +90,7 @@ class Constants:
                 "its last operation is no dense layer, so there are no margins of class scores",
                 hint="End in torch.nn.Linear, without softmax.",
             )
-        self._graph, self._head = graph, head
+        self.graph, self._head = graph, head
         kept = features.weights
         self._features = Live(
             features,
@@ -105,9 +105,9 @@ class Constants:
 
     def __call__(self, module: nn.Module) -> torch.Tensor:
         """K (classes, classes), with gradients."""
-        head = self._graph.followed[self._head](module) if self._head in self._graph.followed else None
+        head = self.graph.followed[self._head](module) if self._head in self.graph.followed else None
         if head is None:
-            head = self._graph.constant[self._head].to(next(module.parameters()))
+            head = self.graph.constant[self._head].to(next(module.parameters()))
         return self.before(module) * row_distances(head)
 
     def before(self, module: nn.Module) -> torch.Tensor:

@@ -6,9 +6,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from lipray.config import read_mapping
 from lipray.errors import ConfigError
 
 LossName = Literal["emma", "gloro", "trades", "margin", "cross-entropy"]
@@ -66,7 +66,8 @@ class TrainConfig(_Part):
     are trained in the form of ``lipray.train.liresnet``, their sizes from ``sizes``. ``data`` and ``test`` are specs
     of ``lipray.data.read`` (``test`` ``None``: the test split of ``data``). ``radius`` is in the units of the data,
     ``radii`` those that progress is reported at. ``bound`` gives the constants of the loss; with the loss
-    cross-entropy it serves ``penalty`` alone, the weight of log L in the loss. ``lookahead``: steps between averages
+    cross-entropy it serves ``penalty``, the weight of log max K_ij in the loss, and ``limit``, the largest K_ij that
+    weights are scaled back to after every step. ``lookahead``: steps between averages
     with slow weights, 0 without. ``device``: ``"auto"`` takes a GPU where there is one. ``threads`` of one worker.
     """
 
@@ -83,6 +84,7 @@ class TrainConfig(_Part):
     bound_steps: PositiveInt = 1
     bound_iterations: PositiveInt = 60
     penalty: Amount = 0.0
+    limit: Rate | None = None
     epochs: PositiveInt = 60
     batch: PositiveInt = 50
     optimiser: Literal["nadam", "adamw", "sgd"] = "nadam"
@@ -106,30 +108,20 @@ class TrainConfig(_Part):
         return self
 
 
+ARCHIVES = frozenset({"cifar10", "cifar100", "tiny-imagenet"})
+"""Kinds of data that are named before their path."""
+
 NOT_COMPARED = ("workers", "threads", "device")
 """Options that a resumed run may change: they do not change what is computed, but for rounding."""
 
 
 def read_train_config(path: Path) -> TrainConfig:
-    """The configuration in a YAML file; files named in it are relative to its folder.
+    """The configuration in a YAML file; files named in it are relative to its folder, and absolute in what is returned.
 
     Raises:
         ConfigError: the file cannot be read, or holds an unknown key or a wrong value.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as fault:
-        reason = getattr(fault, "strerror", None) or "not UTF-8"
-        raise ConfigError(str(path), f"cannot be read ({reason})", hint="Check the path.") from None
-    except yaml.YAMLError as fault:
-        mark = getattr(fault, "problem_mark", None)
-        place = f" at line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(str(path), f"is not valid YAML{place}", hint="See examples/training.") from None
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise ConfigError(str(path), "must hold key: value lines", hint="For example: loss: emma")
-    return make_train_config(_relative(values, path.parent), str(path))
+    return make_train_config(_relative(read_mapping(path, "loss: emma"), path.absolute().parent), str(path))
 
 
 def make_train_config(values: dict[str, Any], source: str) -> TrainConfig:
@@ -150,9 +142,20 @@ def make_train_config(values: dict[str, Any], source: str) -> TrainConfig:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What differs between two dumped configurations, of what may not."""
+    """What differs between two dumped configurations, of what may not; files may lie in other folders."""
     keys = sorted({*old, *new} - set(NOT_COMPARED))
-    return [f"{key}: {old.get(key)} then, {new.get(key)} now" for key in keys if old.get(key) != new.get(key)]
+    pairs = [(key, old.get(key), new.get(key)) for key in keys]
+    return [f"{key}: {then} then, {now} now" for key, then, now in pairs if _bare(key, then) != _bare(key, now)]
+
+
+def _bare(key: str, value: Any) -> Any:
+    """The value of an option, of a path its last part alone."""
+    if key == "generated" and isinstance(value, dict):
+        return {**value, "data": _bare("data", value.get("data"))}
+    if key not in {"data", "test", "model"} or not isinstance(value, str):
+        return value
+    kind, colon, rest = value.partition(":")
+    return kind + colon + Path(rest).name if colon and kind in ARCHIVES else Path(value).name
 
 
 def _relative(values: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -172,7 +175,7 @@ def _relative(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _beside(spec: str, folder: Path) -> str:
     kind, colon, rest = spec.partition(":")
-    if colon and kind in {"cifar10", "cifar100", "tiny-imagenet"}:
+    if colon and kind in ARCHIVES:
         return f"{kind}:{_joined(rest, folder)}"
     return spec if spec == "digits" else _joined(spec, folder)
 

@@ -7,6 +7,7 @@ afterwards, by ``lipray certify``.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from lipray.train.config import TrainConfig, differences
 from lipray.train.lookahead import Lookahead
 from lipray.train.losses import LOSSES, certified
 from lipray.train.mixing import epoch_order, worker_order
+from lipray.train.projection import project, scalable
 
 Row = dict[str, float]
 """What is logged of an epoch."""
@@ -62,6 +64,16 @@ class Work:
     generated: Labelled | None
     test: Labelled
 
+    @property
+    def digest(self) -> str:
+        """Of the examples that are trained on."""
+        found = hashlib.sha256()
+        for part in (self.train, self.generated):
+            if part is not None:
+                found.update(np.ascontiguousarray(part.x).data)
+                found.update(np.ascontiguousarray(part.y).data)
+        return found.hexdigest()
+
 
 def run_loop(work: Work, place: Place) -> list[Row]:
     """Train; the module of ``work`` is changed in place.
@@ -70,7 +82,7 @@ def run_loop(work: Work, place: Place) -> list[Row]:
         One row per epoch, those before a resumption included.
 
     Raises:
-        TrainingError: the loss is not finite; the checkpoint is of another architecture or configuration.
+        TrainingError: the loss is not finite; the checkpoint is of another architecture, configuration or other data.
     """
     config, module = work.config, work.module.to(place.device)
     constants = _constants(work, module)
@@ -78,7 +90,8 @@ def run_loop(work: Work, place: Place) -> list[Row]:
     lookahead = Lookahead(module.parameters(), config.lookahead)
     pool = _pool(work, place.device)
     rows: list[Row] = []
-    parts = Parts(module, optimiser, lookahead, constants)
+    scaled = [] if constants is None or config.limit is None else scalable(module, constants.graph)
+    parts = Parts(module, optimiser, lookahead, constants, scaled, work.digest)
     state = place.load()
     if state is not None:
         rows = parts.restore(state, config)
@@ -102,12 +115,21 @@ class Parts:
     optimiser: torch.optim.Optimizer
     lookahead: Lookahead
     constants: Constants | None
+    scaled: list[str]
+    data: str
+
+    def project(self, limit: float | None) -> None:
+        """Scale weights back where the largest constant of a margin is above the limit."""
+        constants = self.constants
+        if limit is not None and constants is not None:
+            project(self.module, lambda: constants(self.module).amax(), limit, self.scaled)
 
     def state(self, config: TrainConfig, rows: list[Row]) -> dict[str, Any]:
         """A checkpoint: tensors, numbers and texts only, so that reading it runs no code."""
         return {
             "lipray": 1,
             "config": config.model_dump(mode="json"),
+            "data": self.data,
             "rows": rows,
             "module": self.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -119,7 +141,7 @@ class Parts:
         """Go on from a checkpoint; its rows.
 
         Raises:
-            TrainingError: it is of another configuration or another architecture.
+            TrainingError: it is of another configuration, other data or another architecture.
         """
         changed = differences(state["config"], config.model_dump(mode="json"))
         if changed:
@@ -127,6 +149,12 @@ class Parts:
                 "the configuration",
                 f"differs from that of the run to resume ({'; '.join(changed)})",
                 hint="Resume with the configuration it began with, or begin a new run.",
+            )
+        if state.get("data") != self.data:
+            raise TrainingError(
+                "the training examples",
+                "are not those that the run began with",
+                hint="Resume with the same data, or begin a new run.",
             )
         check_state(self.module, state["module"])
         self.module.load_state_dict(state["module"])
@@ -159,7 +187,7 @@ def check_state(module: nn.Module, state: dict[str, Any]) -> None:
 def _constants(work: Work, module: nn.Module) -> Constants | None:
     """The bound that the loss or the penalty needs, if any."""
     config = work.config
-    if config.loss == "cross-entropy" and config.penalty == 0.0:
+    if config.loss == "cross-entropy" and config.penalty == 0.0 and config.limit is None:
         return None
     return Constants(
         module, work.train.shape, config.bound, steps=config.bound_steps, iterations=config.bound_iterations
@@ -202,6 +230,7 @@ def _epoch(
         torch.nn.utils.clip_grad_norm_(moved, config.clip)
         parts.optimiser.step()
         parts.lookahead.step()
+        parts.project(config.limit)
         total += loss.detach()
     mean = [total / len(order)]
     place.average(mean)
@@ -238,19 +267,20 @@ def _progress(work: Work, parts: Parts, place: Place) -> Row:
         for _ in range(STEADY - 1):
             parts.constants(module)
         constants = parts.constants(module)
-    correct, robust = 0, [0] * len(work.config.radii)
-    for start in range(0, len(data), EVALUATED):
+    counts = torch.zeros(1 + len(work.config.radii), dtype=torch.float64)
+    for start in range(place.rank * EVALUATED, len(data), place.world * EVALUATED):
         some = slice(start, start + EVALUATED)
         logits = module(torch.from_numpy(data.x[some]).to(place.device))
         right = logits.argmax(dim=1).cpu() == torch.from_numpy(data.y[some])
-        correct += int(right.sum())
+        counts[0] += right.sum()
         if constants is not None:
-            for place_of, radius in enumerate(work.config.radii):
-                robust[place_of] += int((right & certified(logits, constants, radius).cpu()).sum())
-    row: Row = {"clean": correct / len(data)}
+            held = [right & certified(logits, constants, radius).cpu() for radius in work.config.radii]
+            counts[1:] += torch.stack(held).sum(dim=1)
+    shares = (counts * place.world / len(data)).to(place.device)
+    place.average([shares])
+    clean, *robust = shares.tolist()
+    row: Row = {"clean": clean}
     if constants is not None:
-        row |= {
-            f"robust {radius:.4g}": count / len(data) for radius, count in zip(work.config.radii, robust, strict=True)
-        }
+        row |= {f"robust {radius:.4g}": share for radius, share in zip(work.config.radii, robust, strict=True)}
         row["constant"] = float(constants.max())
     return row

@@ -61,28 +61,3 @@ class LipschitzPenalty:
     def __call__(self) -> torch.Tensor:
         """The logarithm of L(W), a scalar."""
         return self.constant().clamp(min=1e-30).log()
-
-
-@torch.no_grad()
-def project(module: nn.Module, constant: torch.Tensor | float, limit: float, layers: Sequence[str]) -> float:
-    """Scale the weights of some layers together so that a network whose bound is their product has at most ``limit``.
-
-    For networks without biases in between and with positively homogeneous activations this changes outputs by a factor
-    alone; elsewhere it changes the function, as any projection does.
-
-    Args:
-        module: the network.
-        constant: its bound, a product in which each layer of ``layers`` is one factor.
-        limit: the largest constant wanted, positive.
-        layers: names of layers with a parameter ``weight``.
-
-    Returns:
-        The factor that each layer's weight was multiplied by, at most 1.
-    """
-    value = float(constant)
-    if value <= limit:
-        return 1.0
-    factor: float = (limit / value) ** (1.0 / len(layers))
-    for name in layers:
-        module.get_parameter(f"{name}.weight").mul_(factor)
-    return factor

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from lipray.cli.main import cli
+
 CHECK = """
 import sys
 from click.testing import CliRunner
@@ -24,14 +26,8 @@ def run(code, folder):
 
 @pytest.mark.parametrize(
     "words",
-    [
-        ["--help"],
-        ["--version"],
-        *(
-            [command, "--help"]
-            for command in ("plan", "estimate", "certify", "submit", "stop", "doctor", "sweep", "report")
-        ),
-    ],
+    [["--help"], ["--version"], *([command, "--help"] for command in sorted(cli.commands))],
+    ids=" ".join,
 )
 def test_help_imports_nothing_heavy(words, tmp_path):
     banned = ["torch", "ray", "cvxpy", "clarabel", "onnx", "numpy", "scipy", "pydantic", "rich", "jinja2", "matplotlib"]
@@ -71,6 +67,12 @@ def test_a_report_imports_neither_torch_nor_ray_nor_cvxpy(tmp_path):
 
     lipray.estimate(NETWORK, out=tmp_path / "run", method="product", lower_starts=0)
     run(CHECK.format(words=["report", "run"], banned=["torch", "ray", "cvxpy", "clarabel", "scipy"]), tmp_path)
+
+
+def test_a_wrong_configuration_is_refused_without_torch(tmp_path):
+    (tmp_path / "wrong.yaml").write_text("loss: magic\n")
+    code = CHECK.format(words=["train", "wrong.yaml"], banned=["torch", "ray", "scipy"])
+    run(code.replace("outcome.exit_code == 0", "outcome.exit_code == 3"), tmp_path)
 
 
 def test_import_lipray_is_cheap(tmp_path):

@@ -1,5 +1,7 @@
 """Differentiable bounds: values of the certificates, gradients of differences, and no graph that is not followed."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -10,9 +12,9 @@ from lipray.errors import TrainingError
 from lipray.partition.subproblem import Settings, Subproblem
 from lipray.train import LipschitzPenalty
 from lipray.train.bounds import KINDS, Constants, make_bound
-from lipray.train.layers import Centre, LinearResidualConv, MinMax, NormalisedHead
+from lipray.train.layers import Centre, LinearResidualConv, MinMax, NormalisedHead, OrthogonalLinear
 from lipray.train.live import live
-from lipray.train.penalty import project
+from lipray.train.projection import project, scalable
 from lipray.verify.product import graph_product
 
 SHAPE = (1, 6, 6)
@@ -228,8 +230,44 @@ def test_a_penalty_makes_the_certified_constant_smaller(bound):
 def test_a_projection_reaches_its_limit_and_leaves_what_is_below():
     module = cnn(8)
     graph, bound = converged("product", module)
-    layers = ["0", "2", "5"]
-    factor = project(module, bound(graph.weights(module)), 0.5, layers)
+    weights = scalable(module, graph)
+    assert weights == ["0.weight", "2.weight", "5.weight"]
+    factor = project(module, lambda: bound(graph.weights(module)), 0.5, weights)
     assert 0.0 < factor < 1.0
     assert bound(graph.weights(module)).item() == pytest.approx(0.5, rel=2e-3)
-    assert project(module, bound(graph.weights(module)), 0.6, layers) == 1.0
+    assert project(module, lambda: bound(graph.weights(module)), 0.6, weights) == 1.0
+
+
+def test_a_projection_is_repeated_where_a_skip_leaves_the_constant_too_large():
+    class Skips(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.inner, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            x = self.first(x)
+            return self.last(torch.relu(x + self.inner(torch.relu(x))))
+
+    torch.manual_seed(3)
+    module = Skips()
+    graph = live(module, (6,))
+    bound = make_bound("product", graph, steps=5)
+    for _ in range(20):
+        bound(graph.weights(module))
+    once = copy.deepcopy(module)
+    value = bound(graph.weights(module)).item()
+    with torch.no_grad():
+        for parameter in (once.first.weight, once.inner.weight, once.last.weight):
+            parameter.mul_(0.1 ** (1 / 3))
+    assert bound(graph.weights(once)).item() > 1.2 * value / 10  # one scaling is not enough
+    project(module, lambda: bound(graph.weights(module)), value / 10, scalable(module, graph))
+    assert bound(graph.weights(module)).item() <= value / 10 * (1 + 1e-3)
+
+
+def test_what_cannot_be_scaled_is_refused():
+    normed = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
+    with pytest.raises(TrainingError, match="normalises what is scaled"):
+        scalable(normed, live(normed, (1, 6, 6)))
+    orthogonal = nn.Sequential(OrthogonalLinear(6, 6), nn.ReLU(), OrthogonalLinear(6, 3))
+    with pytest.raises(TrainingError, match="no layer whose weight is a parameter"):
+        scalable(orthogonal, live(orthogonal, (6,)))

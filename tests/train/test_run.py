@@ -107,6 +107,24 @@ def test_resuming_with_another_configuration_is_refused_and_says_what_differs(ta
     run_training(config_of(task, epochs=1, threads=2), resume=task / "run")  # changes nothing that is computed
 
 
+def test_data_may_have_moved_but_not_changed(task):
+    config = config_of(task, epochs=2)
+    run_training(config, out=task / "run")
+    (task / "elsewhere").mkdir()
+    moved = task / "elsewhere" / "data.npz"
+    (task / "data.npz").rename(moved)
+    assert len(run_training(config_of(task, epochs=2, data=str(moved)), resume=task / "run").rows) == 2
+    with np.load(moved) as arrays:
+        x, y = arrays["x"].copy(), arrays["y"]
+    x[5, 0, 1, 1] += 0.25
+    np.savez(moved, x=x, y=y)
+    with pytest.raises(TrainingError, match="not those that the run began with"):
+        run_training(config_of(task, epochs=2, data=str(moved)), resume=task / "run")
+    np.savez(task / "other.npz", x=x, y=y)
+    with pytest.raises(TrainingError, match=r"data: .*other.npz now"):
+        run_training(config_of(task, epochs=2, data=str(task / "other.npz")), resume=task / "run")
+
+
 def test_a_checkpoint_of_another_architecture_is_refused(task):
     run_training(config_of(task, epochs=1), out=task / "run")
     (task / "net.py").write_text(FACTORY.replace("12", "14"))
@@ -171,6 +189,21 @@ def test_a_penalty_lowers_the_constant(task):
     assert bounds[1] < 0.7 * bounds[0]
 
 
+def test_a_limit_is_kept(task):
+    limited = run_training(config_of(task, loss="cross-entropy", limit=1.5, epochs=6), out=task / "limited")
+    assert max(row["constant"] for row in limited.rows) <= 1.5 * 1.02
+    plain = run_training(config_of(task, loss="cross-entropy", penalty=1e-9, epochs=6), out=task / "plain")
+    assert plain.rows[-1]["constant"] > 2.0
+    import lipray
+
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    margins = [
+        lipray.estimate(limited.module, (1, 4, 4), method="product", lower_starts=0, pairs=[pair]).upper
+        for pair in pairs
+    ]
+    assert max(margins) <= 1.5 * 1.02
+
+
 BAD = {
     "label out of range": ("data", lambda x, y: (x, np.where(y == 2, -1, y)), 11, "outside 0"),
     "NaN": ("data", lambda x, y: (np.where(x > 1.0, np.nan, x), y), 11, "has a NaN"),
@@ -226,7 +259,7 @@ def test_the_command(task):
     assert json.loads(again.stdout)["epochs"] == 4
     taken = CliRunner().invoke(cli, run)
     assert taken.exit_code == 7
-    assert "is not empty" in taken.output
+    assert "holds files already" in taken.output
     assert CliRunner().invoke(cli, ["train"]).exit_code == 2
     assert CliRunner().invoke(cli, ["train", "--resume", str(task / "nowhere")]).exit_code == 7
 
