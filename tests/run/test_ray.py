@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +21,7 @@ from lipray.run.driver import estimate_network, estimate_together
 from lipray.run.events import TaskDone
 from lipray.run.joint import Point
 from lipray.run.serial import SerialExecutor
+from tests.listeners import beyond_loopback, listening
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -142,24 +141,9 @@ def test_workers_have_one_thread():
 
 @pytest.mark.usefixtures("executor")
 def test_listens_on_loopback_only():
-    def children(pid):
-        found = [pid]
-        for path in Path(f"/proc/{pid}/task").glob("*/children"):
-            for child in path.read_text().split():
-                found += children(int(child))
-        return found
-
-    if not Path("/proc/self/task").exists() or shutil.which("ss") is None:
-        pytest.skip("needs /proc and ss")
-    own = set(children(os.getpid()))
-    listed = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True, check=True).stdout
-    sockets = [
-        line.split()[3] for line in listed.splitlines() if own & {int(pid) for pid in re.findall(r"pid=(\d+)", line)}
-    ]
-    assert len(sockets) > 5
-    for address in sockets:
-        host = address.rpartition(":")[0].strip("[]").removeprefix("::ffff:")
-        assert host in {"127.0.0.1", "::1"}, f"Ray listens on {address}"
+    addresses = listening()
+    assert len(addresses) > 5
+    assert not beyond_loopback(addresses)
 
 
 def test_a_dead_worker_costs_its_tile_only(executor, sabotage):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from lipray.train.config import read_train_config
 from lipray.train.session import run_training
+from tests.listeners import beyond_loopback, listening
 
 pytest.importorskip("tensorboardX", reason="ray.train is not installed")
 
@@ -60,6 +62,35 @@ def task(tmp_path):
     values = {"model": "net.py:net", "data": "data.npz", "epochs": 4, "batch": 24, "radius": 0.25, "threads": 1}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
     return tmp_path
+
+
+class Watch:
+    """Collects where this process and those below it listen, until it is told to stop."""
+
+    def __enter__(self):
+        self.seen, self._over = set(listening()), threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self):
+        while not self._over.wait(0.1):
+            self.seen.update(listening())
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_workers_of_one_machine_listen_on_loopback_only(task):
+    (task / "net.py").write_text(FACTORY)
+    config = read_train_config(task / "run.yaml").model_copy(update={"workers": 2})
+    with Watch() as watch:
+        run_training(config, out=task / "run")
+    assert len(watch.seen) > 5
+    assert not beyond_loopback(watch.seen)
 
 
 @pytest.mark.slow
