@@ -30,7 +30,7 @@ from lipray.model.network import (
 )
 from lipray.verify import layer_norms
 from lipray.verify import linear_maps as lm
-from lipray.verify.layer_norms import operation_constant, torus_norm
+from lipray.verify.layer_norms import convolution_constant, operation_constant, torus_norm
 from lipray.verify.spectral import largest_eigenvalues_bound
 from tests.networks import Builder
 from tests.slopes import windows
@@ -144,6 +144,45 @@ def test_large_convolutions_go_through_the_torus_and_both_ways_agree(monkeypatch
     monkeypatch.setattr(layer_norms, "MATRIX_BELOW", 0)
     torus = operation_constant(op, weights, (3, 12, 12), (4, 6, 6))
     assert exact <= torus <= exact * 1.06
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "padding"),
+    [
+        ((1, 1), (1, 1), (1, 1), ((0, 0), (0, 0))),
+        ((1, 1), (2, 1), (3, 1), ((1, 0), (0, 2))),
+        ((2, 3), (2, 3), (1, 1), ((0, 0), (0, 0))),
+        ((2, 2), (3, 4), (2, 3), ((1, 1), (2, 0))),
+        ((2,), (2,), (1,), ((1, 0),)),
+    ],
+)
+def test_of_disjoint_windows_the_kernel_is_the_norm(kernel, stride, dilation, padding, groups, monkeypatch):
+    rng = np.random.default_rng(5)
+    op = Conv("w", None, stride, padding, dilation, groups)
+    weight = rng.normal(size=(4, 2, *kernel))
+    source = (2 * groups, *[13] * len(kernel))
+    extents = zip(source[1:], padding, dilation, kernel, stride, strict=True)
+    target = (4, *((n + sum(p) - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in extents))
+    norm = np.linalg.norm(lm.convolution(weight, op, source, target).toarray(), 2)
+    monkeypatch.setattr(layer_norms, "MATRIX_BELOW", 0)
+    monkeypatch.setattr(layer_norms, "torus_norm", lambda *_: pytest.fail("the torus was asked"))
+    assert norm <= convolution_constant(weight, op, source, target) == pytest.approx(norm, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"), [((2,), (1,), (1,)), ((2,), (2,), (2,)), ((3, 1), (2, 1), (1, 1))]
+)
+def test_windows_that_meet_have_a_larger_norm_than_their_kernel(kernel, stride, dilation, monkeypatch):
+    padding = ((0, 0),) * len(kernel)
+    op = Conv("w", None, stride, padding, dilation, 1)
+    weight, side = np.ones((1, 1, *kernel)), 12
+    target = (1, *((side - d * (k - 1) - 1) // s + 1 for k, s, d in zip(kernel, stride, dilation, strict=True)))
+    source = (1, *[side] * len(kernel))
+    norm = np.linalg.norm(lm.convolution(weight, op, source, target).toarray(), 2)
+    assert norm > 1.1 * np.linalg.norm(weight)
+    monkeypatch.setattr(layer_norms, "MATRIX_BELOW", 0)
+    assert convolution_constant(weight, op, source, target) >= norm
 
 
 def test_a_whole_batch_is_proven_however_many_chunks_it_takes(monkeypatch):
