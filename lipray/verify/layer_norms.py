@@ -17,9 +17,10 @@ At the image's own size the transform is not a bound: for [-1, 2, -1] ⊗ [-1, 2
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -32,6 +33,13 @@ from lipray.verify.underflow import LOST, TINY, least, power_of_two, raised, tim
 MATRIX_BELOW = 2048
 """Smaller side up to which a convolution is bounded through its matrix."""
 
+LARGE = 2**18
+"""Entries from which on a layer's bound is kept for when it is asked for again."""
+
+MOST = 10_000
+"""Bounds that are kept; one is a number, and the digest of its layer."""
+_KNOWN: dict[bytes, float] = {}
+
 CHUNK = 2**24
 """Complex entries of frequency blocks held at a time."""
 
@@ -42,7 +50,8 @@ def operation_constant(op: net.Op, weights: Mapping[str, np.ndarray], source: ne
         case net.Conv():
             return convolution_constant(np.asarray(weights[op.weight], dtype=np.float64), op, source, target)
         case net.Dense():
-            return spectral_norm_bound(np.asarray(weights[op.weight], dtype=np.float64))
+            weight = np.asarray(weights[op.weight], dtype=np.float64)
+            return _remembered(weight, "dense", lambda: spectral_norm_bound(weight))
         case net.ChannelAffine():
             largest = float(np.abs(np.asarray(weights[op.scale], dtype=np.float64)).max(initial=0.0))
             return raised(largest * (1.0 + 16.0 * lm.UNIT))
@@ -66,7 +75,23 @@ def convolution_constant(weight: np.ndarray, op: net.Conv, source: net.Shape, ta
     """Upper bound of a convolution's norm with ``weight`` (out, in / groups, k...) in place of its own."""
     if min(math.prod(source), math.prod(target)) <= MATRIX_BELOW:
         return spectral_norm_bound(lm.convolution(weight, op, source, target))
-    return _window_norm(weight, op) if _windows_are_disjoint(op, weight) else torus_norm(weight, op, source)
+    if _windows_are_disjoint(op, weight):
+        return _remembered(weight, f"windows {op.groups}", lambda: _window_norm(weight, op))
+    geometry = f"torus {op.stride} {op.padding} {op.dilation} {op.groups} {source}"
+    return _remembered(weight, geometry, lambda: torus_norm(weight, op, source))
+
+
+def _remembered(weight: np.ndarray, what: str, work: Callable[[], float]) -> float:
+    """The bound of a large layer, worked out once in a process: driver, solver and verifier ask for the same ones."""
+    if weight.size < LARGE:
+        return work()
+    about = f"{weight.dtype} {weight.shape} {what}".encode()
+    key = hashlib.sha256(about + b"\0" + np.ascontiguousarray(weight).tobytes()).digest()
+    if key not in _KNOWN:
+        if len(_KNOWN) >= MOST:
+            _KNOWN.clear()
+        _KNOWN[key] = work()
+    return _KNOWN[key]
 
 
 def scaled_convolution_constant(

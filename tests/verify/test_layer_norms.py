@@ -332,3 +332,32 @@ def test_padding_wider_than_the_kernel_does_not_fool_the_torus(kernel, stride, p
     matrix = lm.convolution(weight, op, (3, side, side), (2, out, out)).toarray()
     exact = np.linalg.norm(matrix, 2)
     assert exact <= torus_norm(weight, op, (3, side, side)) <= 1.6 * exact
+
+
+def test_a_large_layer_is_worked_out_once_and_another_anew(monkeypatch):
+    rng = np.random.default_rng(8)
+    weights = {"w": rng.normal(size=(8, 4, 3, 3))}
+    monkeypatch.setattr(layer_norms, "MATRIX_BELOW", 0)
+    monkeypatch.setattr(layer_norms, "LARGE", 1)
+    monkeypatch.setattr(layer_norms, "_KNOWN", {})
+    asked = []
+    exact = layer_norms.torus_norm
+    monkeypatch.setattr(layer_norms, "torus_norm", lambda *given: asked.append(0) or exact(*given))
+    same = Conv("w", None, (1, 1), ((1, 1), (1, 1)), (1, 1))
+    first = operation_constant(same, weights, (4, 9, 9), (8, 9, 9))
+    assert operation_constant(same, {"w": weights["w"].copy()}, (4, 9, 9), (8, 9, 9)) == first
+    assert len(asked) == 1
+    others = [
+        (same, {"w": np.nextafter(weights["w"], 9.0)}, (4, 9, 9), (8, 9, 9)),
+        (same, weights, (4, 10, 9), (8, 10, 9)),
+        (Conv("w", None, (2, 1), ((1, 1), (1, 1)), (1, 1)), weights, (4, 9, 9), (8, 5, 9)),
+        (Conv("w", None, (1, 1), ((1, 1), (1, 2)), (1, 1)), weights, (4, 9, 9), (8, 9, 10)),
+        (Conv("w", None, (1, 1), ((1, 1), (1, 1)), (1, 2)), weights, (4, 9, 9), (8, 9, 7)),
+        (Conv("w", None, (1, 1), ((1, 1), (1, 1)), (1, 1), 2), weights, (8, 9, 9), (8, 9, 9)),
+    ]
+    for count, other in enumerate(others, start=2):
+        operation_constant(*other)
+        assert len(asked) == count
+    monkeypatch.setattr(layer_norms, "MOST", 1)
+    operation_constant(same, {"w": -weights["w"]}, (4, 9, 9), (8, 9, 9))
+    assert len(layer_norms._KNOWN) == 1
