@@ -39,6 +39,7 @@ def certify_command(
     attack: bool,
     restarts: int,
     steps: int,
+    attack_device: str | None,
     clip: str | None,
     as_json: bool,
     trust_model: bool,
@@ -61,7 +62,7 @@ def certify_command(
 
     radii = [parse_radius(text) for text in radius]
     centre, spread, box = (_numbers(text, f"--{name}") for name, text in (("mean", mean), ("std", std), ("clip", clip)))
-    attacked = _attacked(options, restarts, steps, box) if attack else None
+    attacked = _attacked(options, restarts, steps, attack_device, box) if attack else None
 
     from lipray.data.read import read_data
 
@@ -169,11 +170,16 @@ def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
         raise UsageError(option, f"{text!r} is no list of numbers", hint="Write it like 0.49,0.48,0.45.") from None
 
 
-def _attacked(options: EstimateConfig, restarts: int, steps: int, box: tuple[float, ...] | None) -> AttackOptions:
+def _attacked(
+    options: EstimateConfig, restarts: int, steps: int, device: str | None, box: tuple[float, ...] | None
+) -> AttackOptions:
     from lipray.errors import UsageError
     from lipray.robust.attack import AttackOptions
 
     if box is not None and len(box) != 2:
         raise UsageError("--clip", f"{len(box)} numbers are given", hint="Give two: --clip 0,1.")
+    if device not in {None, "cpu", "cuda"}:
+        raise UsageError("--attack-device", f"{device!r} is no device", hint="Give cpu or cuda.")
     ends = None if box is None else (box[0], box[1])
-    return AttackOptions(restarts=restarts, steps=steps, seed=options.seed, box=ends, device=options.device)
+    place = options.device if device is None else device
+    return AttackOptions(restarts=restarts, steps=steps, seed=options.seed, box=ends, device=place)

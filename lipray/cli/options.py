@@ -153,6 +153,7 @@ _CERTIFY = (
     click.option("--attack/--no-attack", default=True, help="Try to break every radius (default)."),
     click.option("--restarts", type=int, default=5, metavar="N", help="Of the attack (default 5)."),
     click.option("--steps", type=int, default=100, metavar="N", help="Of every restart (default 100)."),
+    click.option("--attack-device", metavar="NAME", help="cpu or cuda: where the attack searches (default: --device)."),
     click.option("--clip", metavar="LOW,HIGH", help="Keep attacked inputs in this interval, such as 0,1."),
     click.option("--out", type=_PATH, metavar="DIR", help="Folder, new or empty. Default: runs/<time>-<name>-radii."),
     click.option("--executor", metavar="NAME", help="Of the estimates: serial (default), in this process, or ray."),

@@ -230,7 +230,7 @@ def _check_attack(options: AttackOptions, data: Labelled) -> None:
             raise UsageError(name, f"{count} is not positive", hint="--no-attack leaves the attack out.")
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         hint = "Attack on the CPU, or where PyTorch sees a GPU."
-        raise UsageError("device", f"{options.device} was asked for, and PyTorch finds no CUDA device here", hint=hint)
+        raise UsageError("--attack-device", f"PyTorch finds no CUDA device for {options.device}", hint=hint)
     if options.box is not None:
         low, high = options.box
         if not low < high:

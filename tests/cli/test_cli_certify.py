@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from lipray.cli.main import cli
@@ -148,6 +149,12 @@ def test_radii_must_be_positive_numbers(radius):
         (("--clip", "0.2,0.3"), "--clip"),
         (("--restarts", "0"), "--restarts"),
         (("--method", "guess"), "--method"),
+        (("--attack-device", "moon"), "--attack-device"),
+        pytest.param(
+            ("--attack-device", "cuda", "--method", "product"),
+            "--attack-device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
     ],
 )
 def test_wrong_options_are_named(words, named):
