@@ -271,12 +271,16 @@ def test_every_pair_of_times_is_listed_and_what_took_its_limit_says_which():
         "attained": row(0.9),
         "LipSDP, Clarabel": {**row(1.0, 100.0), "limit": 200.0},
         "LipSDP, SCS": row(None, 58.0, ended="out of time (60 s)"),
+        "LipSDP, SCS, tight": row(None, 0.5, ended="died (exit code -6)"),
         "lipray, ellipsoid": row(1.0, 1.0),
     }
     found = targets.faster({"net": rows}, {"net": 400})
+    assert not found.misses  # a program that does not fit the machine is neither fast nor slow
+    assert found.seen.startswith("2 of 2 pairs")
     assert found.each == (
         "net, LipSDP, Clarabel: 100 times (100 s; lipray, ellipsoid, 1 s)",
         "net, LipSDP, SCS: at least 58 times (58 s, ended out of time (60 s); lipray, ellipsoid, 1 s)",
+        "net, LipSDP, SCS, tight: died (exit code -6) in 0.5 s, with nothing to compare",
     )
     assert "\n- " + found.each[1] in "\n".join(target_table([found]))
     table = "\n".join(network_table(rows))
