@@ -22,7 +22,8 @@ class Kept:
         """The row of just this, unless its process died, starved, or ran out of a smaller limit than there is."""
         row = self.rows.get(key_of(network, method, version))
         ended = "" if row is None else str(row.get("ended", ""))
-        again = ended.startswith("died") or (ended.startswith("out of time") and row["limit"] < limit)
+        short = ended.startswith("out of time") or "time_limit" in ended
+        again = ended.startswith("died") or (short and row["limit"] < limit)
         return None if row is None or again or starved(row) else row
 
     def keep(self, network: str, method: str, version: str, values: Row) -> Row:

@@ -177,6 +177,9 @@ def test_a_row_that_ran_out_is_measured_again_with_more_time_only(tmp_path):
     assert kept.find("a", "way", "1", 10.0) is not None
     kept.keep("a", "way", "1", {"bound": None, "ended": "out of time (10 s)", "limit": 10.0, "cpu": 2.0})
     assert kept.find("a", "way", "1", 10.0) is None
+    kept.keep("a", "way", "1", {"bound": 2.0, "ended": "converged, time_limit", "limit": 10.0})
+    assert kept.find("a", "way", "1", 10.0) is not None
+    assert kept.find("a", "way", "1", 60.0) is None
     kept.keep("a", "way", "1", {"bound": None, "ended": "died (exit code -9)", "limit": 60.0})
     assert kept.find("a", "way", "1", 60.0) is None
 
