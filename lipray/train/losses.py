@@ -52,10 +52,10 @@ def gloro(logits: torch.Tensor, labels: torch.Tensor, constants: torch.Tensor, r
 def trades(
     logits: torch.Tensor, labels: torch.Tensor, constants: torch.Tensor, radius: float, *, weight: float = 1.5
 ) -> torch.Tensor:
-    """GloRo's TRADES form: cross-entropy, and ``weight`` times KL(with ⊥ ‖ without) (Leino et al. 2021, section 5).
+    """GloRo's TRADES form: cross-entropy, and ``weight`` times KL(without ⊥ ‖ with it) (Leino et al. 2021, section 5).
 
-    The clean distribution, ⊥ given no probability, is compared with the one that has ⊥: -log(1 - p_⊥), which is
-    KL of the former from the latter.
+    The clean distribution, ⊥ given no probability, is compared with the one that has ⊥: the divergence is
+    -log(1 - p_⊥).
     """
     augmented = torch.cat([logits, bottom(logits, constants, radius)[:, None]], dim=1)
     kept = torch.logsumexp(logits, dim=1) - torch.logsumexp(augmented, dim=1)
