@@ -84,7 +84,7 @@ def faster(rows: Rows, neurons: Mapping[str, int]) -> Target:
                 misses.append(f"{network}, {name}: no bound of lipray's within 1 % of LipSDP")
                 each.append(misses[-1])
                 continue
-            if str(row.get("ended")).startswith("died"):
+            if str(row.get("ended")).startswith(("died", "out of memory")):
                 each.append(f"{network}, {name}: {row['ended']} in {row['seconds']:.3g} s, with nothing to compare")
                 continue
             quickest = min(near, key=lambda key, near=near, row=row: _times(row, near[key])[1])

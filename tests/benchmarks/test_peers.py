@@ -277,6 +277,8 @@ def test_every_pair_of_times_is_listed_and_what_took_its_limit_says_which():
         "LipSDP, SCS, tight": row(None, 0.5, ended="died (exit code -6)"),
         "lipray, ellipsoid": row(1.0, 1.0),
     }
+    full = {**rows, "LipSDP, SCS": row(None, 3.0, ended="out of memory (10 GiB)")}
+    assert targets.faster({"net": full}, {"net": 400}).seen.startswith("1 of 1 pairs")
     found = targets.faster({"net": rows}, {"net": 400})
     assert not found.misses  # a program that does not fit the machine is neither fast nor slow
     assert found.seen.startswith("2 of 2 pairs")
