@@ -12,6 +12,8 @@ from lipray.data.tiny_imagenet import read_tiny_imagenet
 from lipray.errors import DataError
 
 SPLITS = ("train", "test")
+ARCHIVES = frozenset({"cifar10", "cifar100", "tiny-imagenet"})
+"""Kinds of data that are named before their path."""
 KNOWN = "digits, FILE.npz, cifar10:PATH, cifar100:PATH, tiny-imagenet:PATH"
 
 
@@ -31,7 +33,7 @@ def read_data(spec: str, split: str) -> Labelled:
     if spec == "digits":
         return read_digits(split)
     kind, colon, rest = spec.partition(":")
-    if colon and kind in {"cifar10", "cifar100", "tiny-imagenet"}:
+    if colon and kind in ARCHIVES:
         if not rest:
             raise DataError(spec, "no path after the colon", hint=f"Known are {KNOWN}.")
         path = Path(rest).expanduser()

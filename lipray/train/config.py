@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from lipray.config import read_mapping
+from lipray.data.read import ARCHIVES
 from lipray.errors import ConfigError
 
 LossName = Literal["emma", "gloro", "trades", "margin", "cross-entropy"]
@@ -107,9 +108,6 @@ class TrainConfig(_Part):
             raise ValueError("sizes: only the liresnet architectures take sizes")
         return self
 
-
-ARCHIVES = frozenset({"cifar10", "cifar100", "tiny-imagenet"})
-"""Kinds of data that are named before their path."""
 
 NOT_COMPARED = ("workers", "threads", "device")
 """Options that a resumed run may change: they do not change what is computed, but for rounding."""
