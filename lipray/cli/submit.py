@@ -117,7 +117,7 @@ def submit_command(
         _tell(submission)
         job = submission.job
         if wait:
-            job = _follow(jobs, submission)
+            job = wait_for(jobs, submission)
     if wait:
         code = _finish(job, as_json=as_json)
         click.get_current_context().exit(code)
@@ -138,7 +138,7 @@ def _tell(submission: Submission) -> None:
         click.echo(f"next: lipray status | logs --follow | stop {job.submission_id}", err=True)
 
 
-def _follow(jobs: Jobs, submission: Submission) -> Job:
+def wait_for(jobs: Jobs, submission: Submission) -> Job:
     """The job once it has ended; its log goes to stderr meanwhile.
 
     Raises:
@@ -160,6 +160,9 @@ def _follow(jobs: Jobs, submission: Submission) -> Job:
         if not job.state.ended:
             jobs.follow(job, write)
             job = jobs.wait(job, _SETTLE)
+        elif submission.new:
+            # It ended while its start was watched, and says in its log why.
+            write(jobs.logs(job))
     except KeyboardInterrupt:
         click.echo(f"\nThe job goes on. To end it: lipray stop {job.submission_id}", err=True)
         raise

@@ -12,12 +12,13 @@ import pytest
 from click.testing import CliRunner
 
 from lipray.cli.main import cli
+from lipray.cli.submit import wait_for
 from lipray.errors import ClusterError, UsageError
 from lipray.jobs import client, greeting
 from lipray.jobs.address import VARIABLE, resolve
 from lipray.jobs.greeting import check_versions, greet
 from lipray.jobs.job import Job, State
-from lipray.jobs.submit import check_start, choose_store, complaint
+from lipray.jobs.submit import Submission, check_start, choose_store, complaint
 
 SECRET = "a-secret-word"  # noqa: S105 - nobody's
 
@@ -249,6 +250,14 @@ def test_a_job_that_fails_before_lipray_begins(code, log, says):
 
 def test_a_job_that_fails_later_keeps_its_own_code():
     check_start(Logs("driver: lipray 0.1.0, Ray 2, Python 3\nerror: model: no such file\n"), failed(4))
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_job_that_fails_while_its_start_is_watched_says_why(new, capsys):
+    """Nothing is left to follow then; of a job that was there already the log is not told again."""
+    log = "driver: lipray 0.1.0, Ray 2, Python 3\nerror: model: no such file\n"
+    assert wait_for(Logs(log), Submission(failed(4), new)) == failed(4)
+    assert capsys.readouterr().err == (log if new else "")
 
 
 def test_the_last_error_of_a_log_is_told():
