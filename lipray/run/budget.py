@@ -20,6 +20,8 @@ OUT_OF_TIME = "OutOfTime"
 """The kind of failure of what was not done at a deadline."""
 SPENT = frozenset({BUDGET_SPENT, OUT_OF_TIME})
 """Kinds of failure that say only that there was no time."""
+GRACE, LEAST_GRACE = 0.02, 2.0
+"""What is under way is cut short when the time for it is exceeded by this share and these seconds."""
 LEAST = 0.01
 """Seconds given where nothing is left."""
 SLACK = 2.0
@@ -44,6 +46,11 @@ class Clock:
         return math.inf if self.budget is None else max(0.0, self.start + self.budget - time.monotonic())
 
     @property
+    def deadline(self) -> float | None:
+        """When what is not done is given up (``time.monotonic``), ``None`` without a budget."""
+        return None if self.budget is None else cut(self.start, self.budget)
+
+    @property
     def search(self) -> float | None:
         """Seconds that the search for a lower bound may take."""
         return None if self.budget is None else SEARCH_SHARE * self.budget
@@ -61,6 +68,11 @@ class Clock:
         waves = math.ceil(count / width)
         share = SOLVE_SHARE * self.budget / waves
         return share if limit is None else min(share, limit)
+
+
+def cut(start: float, seconds: float) -> float:
+    """When to cut short what began at ``start`` and has so many seconds."""
+    return start + (1.0 + GRACE) * seconds + LEAST_GRACE
 
 
 def round_limit(work: RoundWork, settings: Settings, width: int, left: float, share: float) -> float | None:

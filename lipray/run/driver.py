@@ -250,7 +250,8 @@ def _work(
 ) -> None:
     """Do all that is not spared: tasks of their own first, then what the workers share."""
     planned = together.planned
-    for outcome in executor.run([task for task in planned.tasks if task.key not in spared]):
+    alone = [task for task in planned.tasks if task.key not in spared]
+    for outcome in executor.run(alone, deadline=clock.deadline):
         finished = together.add(outcome)
         if memory is not None and isinstance(outcome, Done):
             memory.keep(outcome)

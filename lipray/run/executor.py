@@ -30,7 +30,7 @@ class Task:
 
     ``key`` is unique in a run. Tasks of one ``group`` share most of their arrays. ``memory`` (bytes) and
     ``seconds`` are estimates. The work is a sub-problem, a search for a lower bound, a bundle of a round, or a
-    proof to be checked.
+    proof to be checked. What is ``needed`` is done even after a deadline.
     """
 
     key: str
@@ -39,6 +39,7 @@ class Task:
     work: Work
     memory: int
     seconds: float
+    needed: bool = False
 
     @property
     def device(self) -> str:
@@ -98,7 +99,7 @@ class Executor(Protocol):
 
         With ``keep`` the arrays of the tasks' groups stay where tasks run, for further calls with the same
         arrays (compared by identity), until ``release``. What is not done at the ``deadline``
-        (``time.monotonic``) fails then; a task under way in this very process is not cut short.
+        (``time.monotonic``) fails then, unless it is needed; a task under way in this very process is not cut short.
 
         Raises:
             ClusterError: the place where tasks run is lost.

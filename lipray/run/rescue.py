@@ -49,12 +49,12 @@ def rescue(
         work = worklist(smaller)
         state.replan(smaller, work)
         fresh = [key for key in work.by_key if key not in state.seconds and key not in state.keys]
-        _run(_tasks(smaller, work, fresh), state, executor, memory, whole=True)
+        _run(_tasks(smaller, work, fresh), state, executor, clock, memory, whole=True)
         failed = {key for key, name in work.tiles.items() if name in set(fresh) and name not in state.keys}
         back = coarser(smaller, before, failed)
         state.replan(back, worklist(back))
     left = [key for key in _failed(state) if state.work.by_key[key].method in CLOSED_FORMS]
-    _run(_closed(state, left), state, executor, memory, whole=False)
+    _run(_closed(state, left), state, executor, clock, memory, whole=False)
 
 
 def _failed(state: Bracket) -> frozenset[str]:
@@ -88,13 +88,15 @@ def _closed(state: Bracket, keys: Iterable[str]) -> list[Task]:
     return tasks
 
 
-def _run(tasks: list[Task], state: Bracket, executor: Executor, memory: Memory | None, *, whole: bool) -> None:
+def _run(
+    tasks: list[Task], state: Bracket, executor: Executor, clock: Clock, memory: Memory | None, *, whole: bool
+) -> None:
     if not tasks:
         return
     if memory is not None:
         memory.work = state.work
     state.expect(tasks)
-    for outcome in executor.run(tasks):
+    for outcome in executor.run(tasks, deadline=clock.deadline):
         state.add(outcome)
         if memory is not None and isinstance(outcome, Done):
             memory.keep(outcome, whole=whole)

@@ -15,7 +15,7 @@ from lipray.certify.certificate import Certificate, Status
 from lipray.errors import ClusterError
 from lipray.partition.plan import RoundWork
 from lipray.partition.subproblem import METRIC, Subproblem
-from lipray.run.budget import OUT_OF_TIME
+from lipray.run.budget import OUT_OF_TIME, cut
 from lipray.run.executor import Done, Executor, Failure, Outcome, Task, explain, owned
 from lipray.run.store.journal import LONG, Journal
 
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 Report = Callable[["Certificate", str], None]
 """Told of every better certificate of the problem, and of the way that gave it."""
-
-GRACE, LEAST_GRACE = 0.02, 2.0
-"""A round under way is cut short when the time limit is exceeded by this share and these seconds."""
 
 Again = Callable[["Certificate"], "Certificate"]
 """Proves a certificate again, all of it here and now: the same multipliers with the bound recomputed.
@@ -77,7 +74,7 @@ def coordinate(
     assert isinstance(problem, Subproblem)  # noqa: S101 (narrows the type)
     width = executor.width(problem.settings.device)
     settings = replace(problem.settings, time_limit=time_limit, workers=width)
-    deadline = None if time_limit is None else time.monotonic() + (1.0 + GRACE) * time_limit + LEAST_GRACE
+    deadline = None if time_limit is None else cut(time.monotonic(), time_limit)
     rounds = Rounds(task, layout, executor, heartbeat, deadline, journal=journal)
     best: list[Certificate] = []
 

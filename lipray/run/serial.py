@@ -45,14 +45,15 @@ class SerialExecutor:
         return 1
 
     def run(self, tasks: Sequence[Task], *, keep: bool = False, deadline: float | None = None) -> Iterator[Outcome]:
-        """One outcome per task, in order; those not begun at the ``deadline`` fail."""
+        """One outcome per task, in order; those not begun at the ``deadline`` fail, unless they are needed."""
         del keep  # nothing travels
         if self._threads is not None:
             import torch
 
             torch.set_num_threads(self._threads)
         for task in tasks:
-            yield attempt(task) if deadline is None or time.monotonic() < deadline else late(task)
+            on_time = deadline is None or time.monotonic() < deadline
+            yield attempt(task) if on_time or task.needed else late(task)
 
     def listen(self, notify: Listener) -> None:
         """Nothing is tried twice here."""

@@ -65,6 +65,8 @@ def schedule(
 ) -> Schedule:
     """All work in the order to start it: the blocks' product bounds, then the rest, longest first.
 
+    Product bounds, and searches for a lower bound, whose time is limited by estimate, are done whatever the clock says.
+
     Args:
         network: the whole network.
         plan: how it is cut.
@@ -83,7 +85,7 @@ def schedule(
         if key in blocks:
             cost = estimate_cost(problem.network, FALLBACK_METHOD, problem.settings)
             group = blocks[key].label
-            products.append(Task(key, problem.label, group, problem, cost.memory_bytes, cost.seconds))
+            products.append(Task(key, problem.label, group, problem, cost.memory_bytes, cost.seconds, needed=True))
             continue
         block, tile = tiles[key]
         task = Task(key, problem.label, block.label, problem, tile.memory, tile.seconds)
@@ -163,7 +165,7 @@ def _ascent_task(ascent: Ascent) -> Task:
     network = ascent.network
     values = sum(node.size for node in network.nodes)
     memory = 8 * (12 * min(ascent.starts, task_width(network)) * values + sum(a.size for a in network.weights.values()))
-    return Task(ascent.label, ascent.label, LOWER_GROUP, ascent, memory, ascent_seconds(ascent))
+    return Task(ascent.label, ascent.label, LOWER_GROUP, ascent, memory, ascent_seconds(ascent), needed=True)
 
 
 def block_of(plan: Plan, work: Worklist) -> dict[str, Block]:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,14 +12,25 @@ from lipray.certify.certificate import Certificate, Status
 from lipray.config import EstimateConfig
 from lipray.errors import InfeasibleResourcesError, SolveError, UsageError
 from lipray.model.network import Activation, Conv, Dense, Input, Network, Node, Reshape
+from lipray.partition.subproblem import Subproblem
+from lipray.run import budget, serial
+from lipray.run.budget import OUT_OF_TIME, Clock
 from lipray.run.driver import estimate_network, make_plan
 from lipray.run.events import LowerBoundImproved, PlanReady, TaskDone
-from lipray.run.executor import Done, Failure
+from lipray.run.executor import Done, Failure, attempt
 from lipray.run.lower_bound import Ascent, Witness
+from lipray.run.serial import SerialExecutor
 from lipray.run.summary import describe_model, summarise
 from lipray.run.tasks import read_data
 
 PRODUCT, TILE = 10.0, 2.0
+SMALL_TILES = {
+    "executor": "serial",
+    "lower_starts": 4,
+    "method": "ellipsoid",
+    "composition": "overlap",
+    "partition_factor": 2,
+}
 
 
 def convolutions():
@@ -145,6 +157,46 @@ def test_failed_tiles_fall_back_and_are_reported():
     assert row.status == "missing"
     assert "the worker died" in row.failure
     assert type(result).model_validate_json(result.model_dump_json()) == result
+
+
+def test_a_budget_that_is_spent_leaves_the_product_bound_and_a_lower_one():
+    spent = Clock(10.0, time.monotonic() - 100.0)
+    told = []
+    asked = EstimateConfig(**SMALL_TILES, budget=10.0)
+    outcome = estimate_network(convolutions(), asked, SerialExecutor(1), told.append, clock=spent)
+    tiles = {event.label: event.failure for event in told if isinstance(event, TaskDone) and event.failure}
+    assert tiles
+    assert all("its time was spent" in why for why in tiles.values())
+    assert {failure.kind for failure in outcome.failures} == {OUT_OF_TIME}
+    assert {item.label for item in (failure.task for failure in outcome.failures)} == set(tiles)
+    # What a budget leaves no time for is no fault.
+    assert outcome.complete
+    product = EstimateConfig(executor="serial", lower_starts=0, method="product")
+    upper = estimate_network(convolutions(), product, SerialExecutor(1)).bound.upper
+    assert outcome.bound.upper == pytest.approx(upper, rel=1e-12)
+    assert 0.0 < outcome.bound.lower <= outcome.bound.upper
+
+
+def test_sub_problems_begun_before_a_budget_is_spent_count(monkeypatch):
+    """The clock runs out while the first tile is solved: that one stands, the others are late."""
+    monkeypatch.setattr(budget, "LEAST_GRACE", 0.0)
+    clock = Clock.begin(5.0)
+    solved = []
+
+    def slow(task):
+        outcome = attempt(task)
+        if isinstance(task.work, Subproblem) and task.work.method != "product":
+            solved.append(task.key)
+            time.sleep(max(0.0, clock.deadline - time.monotonic()))
+        return outcome
+
+    monkeypatch.setattr(serial, "attempt", slow)
+    asked = EstimateConfig(**SMALL_TILES, budget=5.0)
+    outcome = estimate_network(convolutions(), asked, SerialExecutor(1), clock=clock)
+    assert len(solved) == 1
+    tiles = set(outcome.work.tiles.values()) - set(outcome.work.products)
+    assert {failure.task.key for failure in outcome.failures} == tiles - set(solved)
+    assert {failure.kind for failure in outcome.failures} == {OUT_OF_TIME}
 
 
 def test_all_tiles_failed_is_the_product_bound():

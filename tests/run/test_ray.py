@@ -261,6 +261,24 @@ def test_what_is_under_way_at_a_deadline_is_cancelled(executor, sabotage):
     assert isinstance(again, Done)
 
 
+def test_what_is_needed_is_done_after_a_deadline_even_if_it_flew_with_what_is_not(executor, sabotage):
+    from lipray.partition.subproblem import Settings, Subproblem
+    from lipray.run.budget import OUT_OF_TIME
+    from lipray.run.executor import Done, Task
+
+    sabotage("slow", Sleep(60.0, "w0"))
+    problem = Subproblem("x", convolutions(), "product", Settings())
+    names = ("slow 0", "product 0", "slow 1", "product 1", "slow 2", "slow 3", "product 2", "slow 4")
+    # All are short, and of one group: they travel together.
+    tasks = [Task(name, name, "one", problem, 2**20, 0.01, needed="product" in name) for name in names]
+    start = time.monotonic()
+    outcomes = {outcome.task.key: outcome for outcome in executor.run(tasks, deadline=start + 3.0)}
+    assert time.monotonic() - start < 50.0
+    assert set(outcomes) == set(names)
+    for name, outcome in outcomes.items():
+        assert isinstance(outcome, Done) if "product" in name else outcome.kind == OUT_OF_TIME, name
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("coordinated")
 def test_rounds_that_cannot_be_worked_leave_the_closed_form_of_one_task(executor, sabotage):

@@ -14,8 +14,7 @@ from lipray.errors import ClusterError, PlanError
 from lipray.partition.planner import plan_network
 from lipray.partition.subproblem import Settings, Subproblem
 from lipray.partition.worklist import worklist
-from lipray.run import driver
-from lipray.run import rounds as run_rounds
+from lipray.run import budget, driver
 from lipray.run import tasks as run_tasks
 from lipray.run.budget import OUT_OF_TIME, Clock
 from lipray.run.driver import estimate_network, make_plan
@@ -142,7 +141,7 @@ class Slow(Flaky):
 
 
 def test_a_closed_form_that_takes_too_long_is_cut_short(monkeypatch):
-    monkeypatch.setattr(run_rounds, "LEAST_GRACE", 0.0)
+    monkeypatch.setattr(budget, "LEAST_GRACE", 0.0)
     executor = Slow(0, 0.2)
     outcome, lost, told = run(executor, time_limit=0.3)
     assert isinstance(outcome, Failure)
@@ -153,7 +152,7 @@ def test_a_closed_form_that_takes_too_long_is_cut_short(monkeypatch):
 
 
 def test_a_round_that_takes_too_long_leaves_what_was_proven(monkeypatch):
-    monkeypatch.setattr(run_rounds, "LEAST_GRACE", 0.0)
+    monkeypatch.setattr(budget, "LEAST_GRACE", 0.0)
     closed, _, _ = run(Flaky(), iterations=0)
     begin = time.monotonic()
     # The closed form's bundles come quickly, all later ones do not.

@@ -87,7 +87,7 @@ class RayExecutor:
         """One outcome per task, as they complete, with a bounded number of them submitted at any time.
 
         With ``keep`` the groups' arrays stay in the object store until ``release``. What is under way at the
-        ``deadline`` is cancelled, and fails.
+        ``deadline`` is cancelled, and fails, unless it is needed.
 
         Raises:
             ClusterError: the connection is lost, or for minutes no node is left that could run the rest.

@@ -129,13 +129,16 @@ class Flight:
             self._shared[group], self._refs[group], self._tokens[group] = held.shared, held.ref, held.token
 
     def fly(self, deadline: float | None = None) -> Iterator[Outcome]:
-        """Submit, wait, and yield outcomes until nothing is left, or there is no time left."""
+        """Submit, wait, and yield outcomes until nothing is left, or there is no time left for what is."""
         self._stalled = self._looked = self._answered = time.monotonic()
         while len(self._done) < self._count:
             left = math.inf if deadline is None else deadline - time.monotonic()
             if left <= 0.0:
-                yield from self._give_up()
-                return
+                deadline = None
+                with whole():
+                    spared = list(self._settle(self._spare()))
+                yield from spared
+                continue
             with whole():
                 outcomes = self._turn(min(POLL, left))
             yield from outcomes
@@ -189,11 +192,24 @@ class Flight:
                 self._shared.pop(carrier, None)
             yield outcome
 
-    def _give_up(self) -> list[Outcome]:
-        """Cancel everything; all of it is late."""
+    def _spare(self) -> list[Outcome]:
+        """Cancel everything that is not needed; it is late. What is needed and flew with such sets out anew."""
         tasks = {task.key: task for trip in (*self._pending.values(), *self._waiting) for task in trip.tasks}
-        self.cancel()
-        return [late(task) for key, task in tasks.items() if key not in self._done]
+        trips = list(self._waiting)
+        for ref, trip in list(self._pending.items()):
+            if all(task.needed for task in trip.tasks):
+                continue
+            del self._pending[ref]
+            _cancel(ref)
+            trips.append(trip)
+        flying = {task.key for trip in self._pending.values() for task in trip.tasks} | self._done
+        self._waiting.clear()
+        for trip in trips:
+            left = tuple(task for task in trip.tasks if task.needed and task.key not in flying)
+            flying.update(task.key for task in left)
+            if left:
+                self._waiting.append(Trip(left, max(task.memory for task in left), trip.tries))
+        return [late(task) for key, task in tasks.items() if key not in self._done and not task.needed]
 
     def _fill(self) -> None:
         # Ray's resources limit what runs at one time; the window only keeps the queue short.
