@@ -1,7 +1,8 @@
 """The default method: shape matrices (ellipsoids of increments) with optimised multipliers.
 
-The closed form is always there, and for large deep chains multipliers chosen layer by layer; an interior-point method
-improves them while the inequality's order allows, a first-order method beyond. Whatever an optimiser returns, the bound
+An interior-point method improves the closed form while the inequality's order allows. Beyond, a first-order method does,
+from multipliers chosen layer by layer where the network is a deep chain; the interior-point method does better without
+them (``lipray.certify.interior``), and has them to fall back on where its time is limited. Whatever an optimiser returns, the bound
 is recomputed from the multipliers by ``lipray.verify.elimination`` and the best certified one is kept.
 """
 
@@ -31,7 +32,7 @@ DESCENT_TOLERANCE = 1e-6
 """Relative improvement per iteration below which first-order steps end a stage."""
 
 QUICK_ORDER = 600
-"""Order up to which the interior-point method needs no better start than the closed form."""
+"""Order up to which the interior-point method is done before a limit of time matters."""
 
 STALLED_GAP = 1e-3
 """Relative duality gap above which a stalled interior-point method hands over to first-order steps."""
@@ -46,24 +47,25 @@ def solve_ellipsoid(problem: Subproblem) -> Certificate | None:
     settings = problem.settings
     form = lower(problem.network)
     blocks = prepare(form)
-    base = closed_form(blocks)
-    best = evaluate(blocks, base)
-    if best is None:
+    closed = best = evaluate(blocks, closed_form(blocks))
+    if closed is None or best is None:
         return None
-    figures = {"eclipse_fast": best.bound}
+    figures = {"eclipse_fast": closed.bound}
     status, used = Status.CLOSED_FORM, 0
     if blocks.depth == 0 or best.bound == 0.0:
         status = Status.CONVERGED
     elif settings.iterations != 0:
         deadline = None if settings.time_limit is None else start + settings.time_limit
-        chosen = layerwise(blocks, deadline=deadline) if reduced_order(blocks) > QUICK_ORDER else None
+        order = reduced_order(blocks)
+        helped = order > (INTERIOR_POINT_ORDER if deadline is None else QUICK_ORDER)
+        chosen = layerwise(blocks, deadline=deadline) if helped else None
         greedy = None if chosen is None else evaluate(blocks, chosen)
         if greedy is not None and greedy.bound < best.bound:
             figures["layerwise"] = greedy.bound
-            base, best = greedy.multipliers, greedy
-        found, status, used, value = _optimise(blocks, base, best.bound / blocks.factor, settings, start)
+            best = greedy
+        found, status, used, value = _optimise(blocks, closed, best, settings, deadline)
         figures["solver"] = value * blocks.factor
-        improved = certify_blend(blocks, found, base)
+        improved = certify_blend(blocks, found, best.multipliers)
         if improved is not None and improved.bound < best.bound:
             best = improved
     figures["unrounded"] = unrounded_dense(blocks, best.multipliers)
@@ -87,24 +89,25 @@ def certify_blend(blocks: Blocks, found: Sequence[np.ndarray], base: Sequence[np
 
 
 def _optimise(
-    blocks: Blocks, base: Sequence[np.ndarray], bound: float, settings: Settings, start: float
+    blocks: Blocks, closed: Evaluation, best: Evaluation, settings: Settings, deadline: float | None
 ) -> tuple[Sequence[np.ndarray], Status, int, float]:
     """Multipliers, status, iterations, and the value the optimiser believes."""
-    deadline = None if settings.time_limit is None else start + settings.time_limit
     order = reduced_order(blocks)
-    found, value, used = base, bound, 0
+    found, value, used = best.multipliers, best.bound / blocks.factor, 0
     if order <= INTERIOR_POINT_ORDER and 12 * 8 * order**2 <= settings.memory:
         limit = INTERIOR_ITERATIONS if settings.iterations is None else settings.iterations
         result = interior.minimise(
             assemble(blocks),
-            torch.from_numpy(np.concatenate(list(base))),
-            bound**2,
+            torch.from_numpy(np.concatenate(list(closed.multipliers))),
+            (closed.bound / blocks.factor) ** 2,
             tolerance=settings.tolerance,
             iterations=limit,
             deadline=deadline,
         )
-        found = tuple(np.split(result.multipliers.numpy(), np.cumsum(blocks.widths)[:-1]))
-        value, used = result.value, result.iterations
+        used = result.iterations
+        if result.value < value:
+            found = tuple(np.split(result.multipliers.numpy(), np.cumsum(blocks.widths)[:-1]))
+            value = result.value
         status = _status(converged=result.converged, exhausted=used >= limit, deadline=deadline)
         if status is not Status.STALLED or result.gap < STALLED_GAP:
             return found, status, used, value

@@ -7,9 +7,13 @@ et al. 1996; Kojima et al. 1997; Monteiro 1997) is a sum of Hadamard products,
 
     H = Re Σ_f conj(X_uvᵀ ∘ G_uv) + X_uv ∘ G_uvᵀ + X_vv ∘ G_uuᵀ + X_uu ∘ G_vvᵀ,
 
-and one iteration costs a few products of full matrices. The start is dual feasible (any feasible
-multipliers, the closed form by default), so every iterate is a certificate and stopping at any time is
-sound; primal feasibility and optimality only decide how tight the answer is.
+and one iteration costs a few products of full matrices. The start is dual feasible (twice any feasible
+multipliers), so every iterate is a certificate and stopping at any time is sound; primal feasibility and
+optimality only decide how tight the answer is.
+
+Which feasible multipliers matters: where Z(λ, ρ) = op(λ, ρ) - C*C ⪰ 0, the start Z(2λ, 2ρ) = op(λ, ρ) + Z(λ, ρ) is at
+least op(λ, ρ), whose pivots the closed form keeps between λ and 2λ in every layer. Multipliers that are tight in
+every layer, or a larger ρ alone, leave Z next to singular, and primal infeasibility then takes tens of steps to go.
 Mehrotra's predictor-corrector; step lengths by Lanczos on L⁻¹ dS L⁻*, verified by the Cholesky
 factorisation the next iteration needs anyway.
 """
@@ -22,6 +26,10 @@ from dataclasses import dataclass
 import torch
 
 from lipray.certify.inequality import Inequality
+
+
+ROUGH, FINE, LOOK = 12, 24, 6
+"""Lanczos steps for the predictor's length and for the step itself, and after how many the estimate is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +68,7 @@ def minimise(
     """
     problem = ScaledProblem(form, start, value)
     n = problem.n
-    y = torch.ones(n + 1, dtype=torch.float64)
-    y[n] = 2.0
+    y = torch.full((n + 1,), 2.0, dtype=torch.float64)
     factor = problem.factor(problem.slack(y))
     while factor is None and float(y[n]) < 1e6:
         y[n] *= 2.0
@@ -74,29 +81,27 @@ def minimise(
     LX = problem.factor(X)
     if LX is None:
         return InteriorResult(start, value**0.5, float("inf"), 0, converged=False)
-    best = y.clone()
+    best, AX = y.clone(), problem.adjoint(X)
     gap, done, turns, rejected = float("inf"), False, 0, 0
     while turns < iterations and (deadline is None or time.monotonic() < deadline):
         turns += 1
-        move = problem.direction(X, LX, G, L, y)
+        move = problem.direction(X, LX, AX, G, L, y)
         if move is None:
             break
         dy, dX, step_dual, step_primal = move
-        Z, new_L = problem.slack(y + step_dual * dy), None
-        while (new_L := problem.factor(Z)) is None and step_dual > 1e-8:
+        while (new_L := problem.factor(problem.slack(y + step_dual * dy))) is None and step_dual > 1e-8:
             step_dual *= 0.8
-            Z = problem.slack(y + step_dual * dy)
-        new_X = X + step_primal * dX
-        while (new_LX := problem.factor(new_X)) is None and step_primal > 1e-8:
+        while (new_LX := problem.factor(torch.add(X, dX, alpha=step_primal))) is None and step_primal > 1e-8:
             step_primal *= 0.8
-            new_X = X + step_primal * dX
         if new_L is None or new_LX is None:
             break
-        y, X, LX, L = y + step_dual * dy, new_X, new_LX, new_L
+        y, LX, L = y + step_dual * dy, new_LX, new_L
+        X = X.add_(dX, alpha=step_primal)
+        AX = problem.adjoint(X)
         if float(y[n]) < float(best[n]):
             best = y.clone()
-        gap = float((X * Z.mT).real.sum()) / float(y[n])
-        residual = float((problem.adjoint(X) - problem.b).abs().max())
+        gap = problem.complementarity(X, AX, y) / float(y[n])
+        residual = float((AX - problem.b).abs().max())
         if gap < tolerance and residual < max(1e-7, tolerance):
             done = True
             break
@@ -121,7 +126,7 @@ class ScaledProblem:
         self.B = form.B * columns / root[:, None]
         C = form.C * columns / value**0.5
         self.places = form.places
-        self.CC = C.mH @ C
+        self.C, self.CC = C, C.mH @ C
         self.b = torch.zeros(self.n + 1, dtype=torch.float64)
         self.b[self.n] = 1.0
 
@@ -208,8 +213,16 @@ class ScaledProblem:
         result: torch.Tensor = torch.cholesky_inverse(L)
         return result
 
+    def complementarity(self, X: torch.Tensor, AX: torch.Tensor, y: torch.Tensor) -> float:
+        """<X, Z> for Z = op(y) - C*C, from A(X)."""
+        return float((y * AX).sum()) - self.gained(X)
+
+    def gained(self, X: torch.Tensor) -> float:
+        """<X, C*C>."""
+        return float(((self.C @ X) * self.C.conj()).real.sum())
+
     def direction(
-        self, X: torch.Tensor, LX: torch.Tensor, G: torch.Tensor, L: torch.Tensor, y: torch.Tensor
+        self, X: torch.Tensor, LX: torch.Tensor, AX: torch.Tensor, G: torch.Tensor, L: torch.Tensor, y: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, float, float] | None:
         """One predictor-corrector direction (dy, dX) and its step lengths."""
         GV, XV = self.times_V(G), self.times_V(X)
@@ -217,34 +230,30 @@ class ScaledProblem:
         if schur is None:
             return None
         aG = self.adjoint(G, GV)
-        mu = float((y * self.adjoint(X, XV)).sum() - (X * self.CC.mT).real.sum()) / (self.count * self.m)
+        size = self.count * self.m
+        xz = self.complementarity(X, AX, y)
+        mu = xz / size
 
         dy = self.solve(schur, -self.b)
-        XdZ = self.times_op(X, XV, dy)
-        dX = XdZ @ G
-        dX = -X - (dX + dX.mH) / 2
-        dZ = self.op(dy)
-        reach_dual = min(1.0, 0.95 * _reach(L, dZ))
-        reach_primal = min(1.0, 0.95 * _reach(LX, dX))
+        dX = _towards(X, self.times_op(X, XV, dy) @ G)
+        reach_dual = min(1.0, 0.95 * _reach(L, self.op(dy), ROUGH))
+        reach_primal = min(1.0, 0.95 * _reach(LX, dX, ROUGH))
         # <X + a dX, Z + b dZ> with Z = op(y) - CC
-        xz = mu * self.count * self.m
-        dxz = float((y * self.adjoint(dX)).sum() - (dX * self.CC.mT).real.sum())
-        xdz = float((dy * self.adjoint(X, XV)).sum())
-        dxdz = float((dX * dZ.mT).real.sum())
-        after = (xz + reach_primal * dxz + reach_dual * xdz + reach_primal * reach_dual * dxdz) / (self.count * self.m)
+        AdX = self.adjoint(dX)
+        dxz = float((y * AdX).sum()) - self.gained(dX)
+        xdz, dxdz = float((dy * AX).sum()), float((dy * AdX).sum())
+        after = (xz + reach_primal * dxz + reach_dual * xdz + reach_primal * reach_dual * dxdz) / size
         ratio = max(after / mu, 0.0)
-        exponent = max(1.0, 3.0 * min(reach_dual, reach_primal) ** 2)
+        exponent = max(2.0, 3.0 * min(reach_dual, reach_primal) ** 2)
         sigma = min(0.8, max(1e-6, ratio**exponent))
         Y = self.times_op(dX, self.times_V(dX), dy)
         corr = self.adjoint_of_product(Y, G, GV)
         dy = self.solve(schur, sigma * mu * aG - self.b - corr)
         Y += self.times_op(X, XV, dy)
-        dX = Y @ G
-        dX = sigma * mu * G - X - (dX + dX.mH) / 2
-        dZ = self.op(dy)
+        dX = _towards(X, Y @ G).add_(G, alpha=sigma * mu)
         fraction = 0.9 + 0.08 * min(reach_dual, reach_primal)
-        step_dual = min(1.0, fraction * _reach(L, dZ))
-        step_primal = min(1.0, fraction * _reach(LX, dX))
+        step_dual = min(1.0, fraction * _reach(L, self.op(dy), FINE))
+        step_primal = min(1.0, fraction * _reach(LX, dX, FINE))
         return dy, dX, step_dual, step_primal
 
     def schur(
@@ -254,15 +263,18 @@ class ScaledProblem:
         d, n = self.d, self.n
         Xuv, Guv = XV[:, d:], GV[:, d:]
         Xvv, Gvv = self.V_times(XV), self.V_times(GV)
-        H = (Xvv * G[:, d:, d:].mT).real.sum(0)
-        H += (X[:, d:, d:] * Gvv.mT).real.sum(0)
-        cross = (Xuv * Guv.mT).real.sum(0)
+        # Of a Hermitian matrix the transpose is the conjugate, which is read in order.
+        H = _summed(Xvv, G[:, d:, d:].conj())
+        H += _summed(X[:, d:, d:], Gvv.conj())
+        cross = _summed(Xuv, Guv.mT)
         H += cross
         H += cross.T
         G0, X0 = G[:, :, :d], X[:, :, :d]
         row = ((XV.mH[:, :, :d] * G0[:, d:].conj()).sum(-1) + (X0[:, d:] * GV.mH[:, :, :d].conj()).sum(-1)).real.sum(0)
         S = torch.empty(n + 1, n + 1, dtype=torch.float64)
-        S[:n, :n] = (H + H.T) / 2
+        S[:n, :n] = H
+        S[:n, :n] += H.T
+        S[:n, :n] *= 0.5
         S[:n, n] = row
         S[n, :n] = row
         S[n, n] = (X[:, :d, :d] * G[:, :d, :d].mT).real.sum()
@@ -277,32 +289,49 @@ class ScaledProblem:
         return None
 
 
-def _reach(L: torch.Tensor, dS: torch.Tensor, steps: int = 24) -> float:
-    """Largest a with L L* + a dS ⪰ 0, estimated by Lanczos on L⁻¹ dS L⁻* (slices in parallel)."""
+def _towards(X: torch.Tensor, product: torch.Tensor) -> torch.Tensor:
+    """-X less the Hermitian part of a product; the product is overwritten."""
+    half = product.mH.clone()
+    return product.add_(half).mul_(-0.5).sub_(X)
+
+
+def _summed(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """Re Σ_f A_f ∘ B_f."""
+    if len(A) == 1 and not A.is_complex():
+        return A[0] * B[0]
+    return (A * B).real.sum(0)
+
+
+def _reach(L: torch.Tensor, dS: torch.Tensor, steps: int) -> float:
+    """Largest a with L L* + a dS ⪰ 0, estimated by Lanczos on L⁻¹ dS L⁻* (slices in parallel).
+
+    It ends as soon as the estimate, on the side that makes the step shorter, says that a full step is possible, or
+    no longer changes much.
+    """
     count, m = dS.shape[0], dS.shape[-1]
-    generator = torch.Generator().manual_seed(0)
-    q = torch.randn(count, m, 1, dtype=torch.float64, generator=generator).to(dS.dtype)
-    q /= torch.linalg.vector_norm(q, dim=1, keepdim=True)
     steps = min(steps, m)
-    basis, alphas, betas = [q], [], []
-    for _ in range(steps):
-        w = torch.linalg.solve_triangular(L.mH, basis[-1], upper=True)
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(count, m, 1, dtype=torch.float64, generator=generator).to(dS.dtype)
+    basis = torch.zeros(count, steps + 1, m, dtype=dS.dtype)
+    T = torch.zeros(count, steps + 1, steps + 1, dtype=torch.float64)
+    basis[:, 0] = (w / torch.linalg.vector_norm(w, dim=1, keepdim=True))[..., 0]
+    low = 0.0
+    for step in range(1, steps + 1):
+        known = basis[:, :step]
+        w = torch.linalg.solve_triangular(L.mH, known[:, -1, :, None], upper=True)
         w = torch.linalg.solve_triangular(L, dS @ w, upper=False)
-        alphas.append((basis[-1].conj() * w).sum(dim=(1, 2)).real)
-        stacked = torch.cat(basis, dim=-1)
-        for _ in range(2):
-            w = w - stacked @ (stacked.mH @ w)
+        overlap = known.conj() @ w
+        w = w - known.mT @ overlap
+        T[:, step - 1, step - 1] = overlap[:, -1, 0].real
+        w -= known.mT @ (known.conj() @ w)
         beta = torch.linalg.vector_norm(w, dim=(1, 2))
-        betas.append(beta)
-        if float(beta.max()) < 1e-12:
-            break
-        basis.append(w / beta.clamp(min=1e-300)[:, None, None])
-    size = len(alphas)
-    T = torch.zeros(count, size, size, dtype=torch.float64)
-    for i, alpha in enumerate(alphas):
-        T[:, i, i] = alpha
-        if i + 1 < size:
-            T[:, i, i + 1] = T[:, i + 1, i] = betas[i]
-    values, vectors = torch.linalg.eigh(T)
-    low = float((values[:, 0] - betas[-1] * vectors[:, -1, 0].abs()).min())
+        ended = step == steps or float(beta.max()) < 1e-12
+        if ended or step % LOOK == 0:
+            values, vectors = torch.linalg.eigh(T[:, :step, :step])
+            loose = beta * vectors[:, -1, 0].abs()
+            low = float((values[:, 0] - loose).min())
+            if ended or low > -0.8 or float(loose.max()) < 0.02 * -low:
+                break
+        T[:, step - 1, step] = T[:, step, step - 1] = beta
+        basis[:, step] = (w / beta.clamp(min=1e-300)[:, None, None])[..., 0]
     return 1e9 if low >= 0.0 else -1.0 / low

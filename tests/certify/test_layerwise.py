@@ -77,10 +77,11 @@ def test_only_for_deep_chains(monkeypatch):
     assert layerwise(prepare(lower(network))) is None
 
 
-def test_it_is_where_large_networks_start(monkeypatch):
-    monkeypatch.setattr(ellipsoid, "QUICK_ORDER", 0)
+@pytest.mark.parametrize(("order", "limit"), [("INTERIOR_POINT_ORDER", None), ("QUICK_ORDER", 600.0)])
+def test_it_is_where_large_networks_start_and_what_hurried_ones_fall_back_on(monkeypatch, order, limit):
+    monkeypatch.setattr(ellipsoid, order, 0)
     network = deep(5, 30, 6)
-    few = solve(Subproblem("net", network, "ellipsoid", Settings(iterations=1)))
+    few = solve(Subproblem("net", network, "ellipsoid", Settings(iterations=1, time_limit=limit)))
     assert few.bound <= few.figures["layerwise"] < 0.5 * few.figures["eclipse_fast"]
     assert evaluate(prepare(lower(network)), few.proof.multipliers).bound == few.bound
     assert "layerwise" not in solve(Subproblem("net", network, "ellipsoid", Settings(iterations=0))).figures

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lipray.certify import descent, ellipsoid, interior, lbfgs
 from lipray.certify.certificate import Status
@@ -227,6 +228,50 @@ def test_multipliers_slightly_infeasible_are_repaired_at_little_cost():
         assert best.bound * (1.0 - 1e-6 - push) <= repaired.bound <= best.bound * (1.0 + 100.0 * push + 1e-6)
     hopeless = [lam * 1e6 for lam in base]
     assert certify_blend(blocks, hopeless, base) is None
+
+
+def scaled(blocks, multipliers):
+    """The problem of the interior-point method, scaled by multipliers and the bound they give."""
+    bound = evaluate(blocks, multipliers).bound / blocks.factor
+    return assemble(blocks), torch.from_numpy(np.concatenate(multipliers)), bound**2
+
+
+@pytest.mark.parametrize("widths", [(4, *[20] * 20, 3), (4, *[6] * 60, 2), (30, *[40] * 5, 10)])
+def test_deep_chains_take_few_steps_from_twice_the_closed_form(widths):
+    """From the closed form at twice its ρ alone the first two took 70 steps."""
+    blocks = prepare(lower(chain(np.random.default_rng(0), *widths)))
+    form, start, value = scaled(blocks, closed_form(blocks))
+    problem = interior.ScaledProblem(form, start, value)
+    ones = torch.ones(problem.n + 1, dtype=torch.float64)
+    # Z(2λ, 2ρ) = op(λ, ρ) + Z(λ, ρ), the last of which is feasible.
+    assert torch.allclose(problem.slack(2.0 * ones), problem.op(ones) + problem.slack(ones), atol=1e-12)
+    assert float(torch.linalg.eigvalsh(problem.slack(ones)).min()) > -1e-9
+    small = float(torch.linalg.eigvalsh(problem.op(ones)).min())
+    assert float(torch.linalg.eigvalsh(problem.slack(2.0 * ones)).min()) >= small * (1.0 - 1e-6) > 1e-6
+    result = interior.minimise(form, start, value)
+    assert result.converged
+    assert result.gap < 1e-6
+    assert result.iterations <= 40
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(0, 10**6), st.integers(1, 40), st.sampled_from([torch.float64, torch.complex128]))
+def test_the_reach_of_a_step(seed, order, dtype):
+    """Never far beyond the boundary of the cone, and near it where the Lanczos steps suffice for the whole space."""
+    generator = torch.Generator().manual_seed(seed)
+    root, change = (torch.randn(2, order, order, dtype=dtype, generator=generator) for _ in range(2))
+    S = root @ root.mH + 0.1 * torch.eye(order, dtype=dtype)
+    dS = change + change.mH
+    L = torch.linalg.cholesky(S)
+    inner = torch.linalg.solve_triangular(L, dS, upper=False)
+    inner = torch.linalg.solve_triangular(L, inner.mH.contiguous(), upper=False)
+    low = float(torch.linalg.eigvalsh(inner).min())
+    exact = math.inf if low >= 0.0 else -1.0 / low
+    for steps in (interior.ROUGH, interior.FINE):
+        found = interior._reach(L, dS, steps)
+        assert min(found, 1.0) <= 1.1 * exact
+        if steps >= order and exact < 1.0:
+            assert found == pytest.approx(exact, rel=0.03)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
