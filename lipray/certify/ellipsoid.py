@@ -1,9 +1,10 @@
 """The default method: shape matrices (ellipsoids of increments) with optimised multipliers.
 
-An interior-point method improves the closed form while the inequality's order allows. Beyond, a first-order method does,
-from multipliers chosen layer by layer where the network is a deep chain; the interior-point method does better without
-them (``lipray.certify.interior``), and has them to fall back on where its time is limited. Whatever an optimiser returns, the bound
-is recomputed from the multipliers by ``lipray.verify.elimination`` and the best certified one is kept.
+An interior-point method improves the closed form while the inequality's order allows. Beyond, a first-order method
+does, from multipliers chosen layer by layer where the network is a deep chain; the interior-point method does better
+without them (``lipray.certify.interior``), and has them to fall back on where its time is limited. Whatever an
+optimiser returns, the bound is recomputed from the multipliers by ``lipray.verify.elimination`` and the best certified
+one is kept.
 """
 
 from __future__ import annotations

@@ -27,7 +27,6 @@ import torch
 
 from lipray.certify.inequality import Inequality
 
-
 ROUGH, FINE, LOOK = 12, 24, 6
 """Lanczos steps for the predictor's length and for the step itself, and after how many the estimate is looked at."""
 
