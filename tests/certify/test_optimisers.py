@@ -342,7 +342,8 @@ def test_certificates_are_self_contained():
 
 def test_an_exactly_known_constant_is_met_from_above(published, anchors):
     exact = anchors("lipsdp_random", "exact")
-    assert 0.0 <= certify(published("lipsdp_random")).bound - exact <= 1e-9
+    assert 0.0 <= certify(published("lipsdp_random"), tolerance=1e-9).bound - exact <= 1e-9
+    assert 0.0 <= certify(published("lipsdp_random")).bound - exact <= 1e-6 * exact
 
 
 @pytest.mark.parametrize("name", ["tiny_d9a07800", "tiny_665ba8f6", "tiny_35bc00fe", "tiny_2cf065c3"])
