@@ -23,8 +23,9 @@ from dataclasses import dataclass
 import torch
 
 from lipray.certify.inequality import Inequality
-from lipray.certify.interior import InteriorResult, ScaledProblem
+from lipray.certify.interior import InteriorResult
 from lipray.certify.narrowing import narrowed
+from lipray.certify.scaled import ScaledProblem
 from lipray.certify.slice_values import SliceValues
 
 FIRST_SLICES = 8

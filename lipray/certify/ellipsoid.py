@@ -19,9 +19,9 @@ from lipray.certify import descent, interior
 from lipray.certify.certificate import Certificate, Status
 from lipray.certify.closed_form import closed_form
 from lipray.certify.excess import unrounded_dense
-from lipray.certify.inequality import assemble, reduced_order
+from lipray.certify.inequality import assemble, is_chain, reduced_order
 from lipray.certify.layerwise import layerwise
-from lipray.partition.cost import INTERIOR_POINT_ORDER
+from lipray.partition.cost import interior_fits, interior_seconds
 from lipray.partition.subproblem import Settings, Subproblem
 from lipray.verify.elimination import Blocks, Evaluation, evaluate, prepare
 from lipray.verify.prove import Proof
@@ -34,6 +34,8 @@ DESCENT_TOLERANCE = 1e-6
 
 QUICK_ORDER = 600
 """Order up to which the interior-point method is done before a limit of time matters."""
+HURRY = 2.0
+"""Times its limit that the interior-point method may be expected to take; its bound falls early, and estimates err."""
 
 STALLED_GAP = 1e-3
 """Relative duality gap above which a stalled interior-point method hands over to first-order steps."""
@@ -58,13 +60,14 @@ def solve_ellipsoid(problem: Subproblem) -> Certificate | None:
     elif settings.iterations != 0:
         deadline = None if settings.time_limit is None else start + settings.time_limit
         order = reduced_order(blocks)
-        helped = order > (INTERIOR_POINT_ORDER if deadline is None else QUICK_ORDER)
-        chosen = layerwise(blocks, deadline=deadline) if helped else None
+        exact = _exact(blocks, settings)
+        chosen = layerwise(blocks, deadline=deadline) if not exact or (deadline and order > QUICK_ORDER) else None
         greedy = None if chosen is None else evaluate(blocks, chosen)
         if greedy is not None and greedy.bound < best.bound:
             figures["layerwise"] = greedy.bound
             best = greedy
-        found, status, used, value = _optimise(blocks, closed, best, settings, deadline)
+        first = closed if exact else None
+        found, status, used, value = _optimise(blocks, first, best, settings, deadline)
         figures["solver"] = value * blocks.factor
         improved = certify_blend(blocks, found, best.multipliers)
         if improved is not None and improved.bound < best.bound:
@@ -89,18 +92,31 @@ def certify_blend(blocks: Blocks, found: Sequence[np.ndarray], base: Sequence[np
     return None
 
 
+def _exact(blocks: Blocks, settings: Settings) -> bool:
+    """Whether the interior-point method has the memory it needs, and may be expected to be done in time."""
+    order, chain = reduced_order(blocks), is_chain(blocks)
+    sizes = blocks.sizes[1:]
+    entries = sum(size * (size + following) for size, following in zip(sizes, (*sizes[1:], 0), strict=True))
+    if not interior_fits(order, entries, chain=chain) or 12 * 8 * order**2 > settings.memory:
+        return False
+    expected = interior_seconds(order, entries, chain=chain)
+    return settings.time_limit is None or order <= QUICK_ORDER or expected <= HURRY * settings.time_limit
+
+
 def _optimise(
-    blocks: Blocks, closed: Evaluation, best: Evaluation, settings: Settings, deadline: float | None
+    blocks: Blocks, first: Evaluation | None, best: Evaluation, settings: Settings, deadline: float | None
 ) -> tuple[Sequence[np.ndarray], Status, int, float]:
-    """Multipliers, status, iterations, and the value the optimiser believes."""
-    order = reduced_order(blocks)
+    """Multipliers, status, iterations, and the value the optimiser believes.
+
+    The interior-point method starts from ``first``, the first-order method from the ``best``, or what the other left.
+    """
     found, value, used = best.multipliers, best.bound / blocks.factor, 0
-    if order <= INTERIOR_POINT_ORDER and 12 * 8 * order**2 <= settings.memory:
+    if first is not None:
         limit = INTERIOR_ITERATIONS if settings.iterations is None else settings.iterations
         result = interior.minimise(
             assemble(blocks),
-            torch.from_numpy(np.concatenate(list(closed.multipliers))),
-            (closed.bound / blocks.factor) ** 2,
+            torch.from_numpy(np.concatenate(list(first.multipliers))),
+            (first.bound / blocks.factor) ** 2,
             tolerance=settings.tolerance,
             iterations=limit,
             deadline=deadline,

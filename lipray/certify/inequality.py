@@ -38,6 +38,11 @@ class Inequality:
         return int(self.B.shape[-1])
 
 
+def is_chain(blocks: Blocks) -> bool:
+    """Whether every layer reads the one before it only, and the output the last."""
+    return all(set(blocks.maps[j]) == {j - 1} for j in range(1, blocks.depth + 2))
+
+
 def reduced_order(blocks: Blocks) -> int:
     """Order of the inequality after ``assemble`` has replaced a wide input by its square factor."""
     readers = sum(blocks.sizes[j] for j in range(1, len(blocks.sizes)) if 0 in blocks.maps[j])

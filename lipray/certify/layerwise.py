@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from lipray.certify import interior
-from lipray.certify.inequality import Inequality
+from lipray.certify.inequality import Inequality, is_chain
 from lipray.verify.elimination import Blocks
 
 DEEP = 8
@@ -40,8 +40,7 @@ def layerwise(blocks: Blocks, *, deadline: float | None = None) -> tuple[np.ndar
         deadline: ``time.monotonic()`` of the end of the whole solve.
     """
     layers = range(1, blocks.depth + 1)
-    chain = all(set(blocks.maps[j]) == {j - 1} for j in (*layers, blocks.depth + 1))
-    if not chain or blocks.depth < DEEP or 2 * max(blocks.widths) > WIDEST:
+    if not is_chain(blocks) or blocks.depth < DEEP or 2 * max(blocks.widths) > WIDEST:
         return None
     now = time.monotonic()
     end = None if deadline is None else now + SHARE * (deadline - now)

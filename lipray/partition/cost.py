@@ -35,9 +35,17 @@ OVERHEAD = 0.05
 
 INTERIOR_POINT_ORDER = 2600
 """Largest order of the LMI that the ellipsoid method gives to the interior-point method."""
+CHAIN_ORDER, THIN = 6000, 8
+"""The same for a chain, where each layer reads the one before it, so that its slack is block tridiagonal; and of how
+many entries of the whole matrix one is in the elimination at most: first-order steps do for chains short and wide."""
 INTERIOR_POINT_MATRICES = 14
 """Matrices of the LMI's order that the interior-point method keeps."""
 INTERIOR_POINT_ITERATIONS = 25
+CHAIN_ITERATIONS = 35
+DENSE_WORK = 8.0
+"""Operations of one iteration, in units of the cubed order."""
+CHAIN_WORK, CHAIN_PASSES = 0.7, 60.0
+"""The same for a chain, and in units of the order times the entries of the elimination (measured)."""
 
 CLOSED_FORM_COPIES = 4
 """Copies of the elimination's entries kept while one set of multipliers is certified (measured)."""
@@ -99,6 +107,25 @@ class _Elimination:
     order: int
     entries: int
     work: float
+    chain: bool
+
+
+def interior_seconds(order: int, entries: int, *, chain: bool) -> float:
+    """Seconds that the interior-point method is expected to take.
+
+    Args:
+        order: of the LMI.
+        entries: neurons times front, summed over the layers; only a chain's matter.
+        chain: whether each layer reads the one before it only.
+    """
+    if not chain:
+        return INTERIOR_POINT_ITERATIONS * DENSE_WORK * float(order) ** 3 / FLOPS
+    return CHAIN_ITERATIONS * (CHAIN_WORK * float(order) ** 3 + CHAIN_PASSES * order * float(entries)) / FLOPS
+
+
+def interior_fits(order: int, entries: int, *, chain: bool) -> bool:
+    """Whether the ellipsoid method gives an LMI to the interior-point method; see ``interior_seconds``."""
+    return order <= INTERIOR_POINT_ORDER or (chain and order <= CHAIN_ORDER and THIN * entries <= order**2)
 
 
 def estimate_cost(network: Network, method: str, settings: Settings) -> Cost:
@@ -118,9 +145,9 @@ def estimate_cost(network: Network, method: str, settings: Settings) -> Cost:
     elif method == "sdp":
         memory = SDP_MEMORY * (order**2 / 2) ** 1.5
         seconds = OVERHEAD + SDP_SCALE * float(order) ** SDP_EXPONENT
-    elif settings.iterations != 0 and order <= INTERIOR_POINT_ORDER:
+    elif settings.iterations != 0 and interior_fits(order, sizes.entries, chain=sizes.chain):
         memory = float(INTERIOR_POINT_MATRICES * DOUBLE * order**2)
-        seconds = OVERHEAD + INTERIOR_POINT_ITERATIONS * DOUBLE * float(order) ** 3 / FLOPS
+        seconds = OVERHEAD + interior_seconds(order, sizes.entries, chain=sizes.chain)
     else:
         copies = CLOSED_FORM_COPIES if settings.iterations == 0 else FIRST_ORDER_COPIES
         passes = FIRST_ORDER_ITERATIONS if settings.iterations is None else settings.iterations + 1
@@ -205,6 +232,7 @@ def _elimination(network: Network) -> _Elimination:
     order = min(sizes[0], sum(sizes[i] for i in readers[0]) or network.nodes[-1].size) + neurons
     signal(network.nodes[-1].size, values[-1])
     entries, work = 0, 0.0
+    chain = all(later <= {index + 1} for index, later in enumerate(readers))
     coupled = readers
     for index, later in enumerate(coupled):
         for other in later:
@@ -213,7 +241,7 @@ def _elimination(network: Network) -> _Elimination:
             front = sizes[index] + sum(sizes[i] for i in later)
             entries += sizes[index] * front
             work += sizes[index] * float(front) ** 2
-    return _Elimination(neurons=neurons, order=order, entries=entries, work=work)
+    return _Elimination(neurons=neurons, order=order, entries=entries, work=work, chain=chain)
 
 
 def _tournament(network: Network, node: Node) -> tuple[int, ...]:

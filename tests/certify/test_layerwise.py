@@ -77,9 +77,11 @@ def test_only_for_deep_chains(monkeypatch):
     assert layerwise(prepare(lower(network))) is None
 
 
-@pytest.mark.parametrize(("order", "limit"), [("INTERIOR_POINT_ORDER", None), ("QUICK_ORDER", 600.0)])
-def test_it_is_where_large_networks_start_and_what_hurried_ones_fall_back_on(monkeypatch, order, limit):
-    monkeypatch.setattr(ellipsoid, order, 0)
+@pytest.mark.parametrize(
+    ("name", "value", "limit"), [("interior_fits", lambda *_, **__: False, None), ("QUICK_ORDER", 0, 600.0)]
+)
+def test_it_is_where_large_networks_start_and_what_hurried_ones_fall_back_on(monkeypatch, name, value, limit):
+    monkeypatch.setattr(ellipsoid, name, value)
     network = deep(5, 30, 6)
     few = solve(Subproblem("net", network, "ellipsoid", Settings(iterations=1, time_limit=limit)))
     assert few.bound <= few.figures["layerwise"] < 0.5 * few.figures["eclipse_fast"]

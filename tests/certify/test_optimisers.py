@@ -16,6 +16,8 @@ from lipray.certify.certificate import Status
 from lipray.certify.closed_form import closed_form
 from lipray.certify.ellipsoid import certify_blend
 from lipray.certify.inequality import assemble, reduced_order
+from lipray.certify.scaled import ScaledProblem
+from lipray.certify.slack import reach
 from lipray.certify.solve import solve
 from lipray.errors import UsageError
 from lipray.model.network import Dense, Input, Network, Node, Sum
@@ -159,8 +161,8 @@ def test_few_iterations_are_never_worse_than_the_start(shape, iterations, monkey
     assert result.iterations <= iterations
     assert result.value <= closed**2
     assert least <= evaluate(blocks, result.multipliers).bound <= closed * (1.0 + 1e-9)
-    for order in (ellipsoid.INTERIOR_POINT_ORDER, 0):
-        monkeypatch.setattr(ellipsoid, "INTERIOR_POINT_ORDER", order)
+    for fits in (True, False):
+        monkeypatch.setattr(ellipsoid, "interior_fits", lambda *_, fits=fits, **__: fits)
         certificate = certify(network, iterations=iterations)
         assert least <= certificate.bound <= closed
         assert certificate.iterations <= iterations
@@ -183,9 +185,9 @@ def test_more_iterations_are_never_worse():
     assert bounds[-1] < 0.9 * bounds[0]
 
 
-@pytest.mark.parametrize("order", [ellipsoid.INTERIOR_POINT_ORDER, 0])
-def test_a_deadline_in_the_past_still_gives_a_bound(order, monkeypatch):
-    monkeypatch.setattr(ellipsoid, "INTERIOR_POINT_ORDER", order)
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_deadline_in_the_past_still_gives_a_bound(fits, monkeypatch):
+    monkeypatch.setattr(ellipsoid, "interior_fits", lambda *_, **__: fits)
     network = residual(np.random.default_rng(4))
     closed = certify(network, iterations=0).bound
     certificate = certify(network, time_limit=0.0)
@@ -241,7 +243,7 @@ def test_deep_chains_take_few_steps_from_twice_the_closed_form(widths):
     """From the closed form at twice its ρ alone the first two took 70 steps."""
     blocks = prepare(lower(chain(np.random.default_rng(0), *widths)))
     form, start, value = scaled(blocks, closed_form(blocks))
-    problem = interior.ScaledProblem(form, start, value)
+    problem = ScaledProblem(form, start, value)
     ones = torch.ones(problem.n + 1, dtype=torch.float64)
     # Z(2λ, 2ρ) = op(λ, ρ) + Z(λ, ρ), the last of which is feasible.
     assert torch.allclose(problem.slack(2.0 * ones), problem.op(ones) + problem.slack(ones), atol=1e-12)
@@ -268,7 +270,7 @@ def test_the_reach_of_a_step(seed, order, dtype):
     low = float(torch.linalg.eigvalsh(inner).min())
     exact = math.inf if low >= 0.0 else -1.0 / low
     for steps in (interior.ROUGH, interior.FINE):
-        found = interior._reach(L, dS, steps)
+        found = reach(L, dS, steps)
         assert min(found, 1.0) <= 1.1 * exact
         if steps >= order and exact < 1.0:
             assert found == pytest.approx(exact, rel=0.03)

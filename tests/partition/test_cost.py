@@ -39,6 +39,13 @@ def test_the_front_of_a_chain_is_a_layer_and_the_next():
     assert steps.memory_bytes == 8 * 10 * (2000 * 2100 + 100 * 110 + 10**2)
 
 
+def test_long_chains_go_to_the_interior_point_method_beyond_what_others_do():
+    long = estimate_cost(mlp(20, *[100] * 40, 10), "ellipsoid", Settings())
+    assert (long.order, long.memory_bytes) == (4020, 14 * 8 * 4020**2)
+    short = estimate_cost(mlp(20, *[1000] * 4, 10), "ellipsoid", Settings())
+    assert (short.order, short.memory_bytes) == (4020, 8 * 10 * (3 * 1000 * 2000 + 1000 * 1010 + 10**2))
+
+
 def test_a_skip_stays_in_the_front():
     nodes = (
         Node("x", Input(), (), (6,)),
