@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lipray.errors import StoreError, UsageError
+from lipray.report.numbers import lower_text, upper_text
 from lipray.report.plots import canvas
 from lipray.report.write import write_report
 from lipray.run.record.folder import open_run, read_manifest, read_result
@@ -97,8 +98,8 @@ def test_the_same_folder_gives_the_same_bytes(store, name):
 def test_a_run_says_what_its_records_say(store):
     result = read_result(store / "run")
     text = shown(store / "run")
-    for figure in (result.upper, result.lower):
-        assert f"{figure:.7g}" in text
+    assert upper_text(result.upper, 9) in text
+    assert lower_text(result.lower, 9) in text
     for block in result.blocks:
         assert block.label in text
     for row in result.subproblems:
