@@ -132,7 +132,13 @@ def deep(rows: Rows) -> Target:
             continue
         bound = valid(peer)
         if bound is None:
-            misses.append(f"{network}: ECLipsE has no bound, {peer.get('ended')} after {peer['seconds']:.0f} s")
+            quick = [row for row in found.values() if _times(row, peer)[0] < _times(row, peer)[1]]
+            end = f"ECLipsE no bound, {peer.get('ended')} after {peer['seconds']:.0f} s"
+            if quick:
+                best = min(quick, key=lambda row: row["bound"])
+                said.append(f"{network}: {best['bound']:.3g} in {best['seconds']:.1f} s, {end}")
+            else:
+                misses.append(f"{network}: {end}")
             continue
         sooner = {name: _times(row, peer) for name, row in found.items() if row["bound"] < bound}
         below = [name for name, (own_time, its_time) in sooner.items() if own_time < its_time]

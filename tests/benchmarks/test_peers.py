@@ -307,3 +307,15 @@ def test_a_table_has_the_quotients_and_what_was_left_out():
     assert "Not here: LipSDP, SDPA (does not install here)." in text
     low = targets.unproven({"net": rows})
     assert low == ["net, LipSDP, SCS: 1.9, of which 2 is proven"]
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [(5.0, "met"), (70.0, "missed")])
+def test_a_peer_that_runs_out_of_time_is_behind_what_was_done_sooner(seconds, verdict):
+    rows = {
+        "fc_L100_W100": {"ECLipsE": row(2.0, 50.0), "lipray, auto": row(1.0, 5.0)},
+        "fc_L100_W160": {"ECLipsE": row(None, 60.0, ended="out of time (60 s)"), "lipray, auto": row(3.0, seconds)},
+    }
+    found = targets.targets(rows, {})[2]
+    assert found.verdict == verdict
+    assert "fc_L100_W160: " in found.seen + "".join(found.misses)
+    assert "ECLipsE no bound, out of time (60 s) after 60 s" in found.seen + "".join(found.misses)
